@@ -1,0 +1,170 @@
+"""From Hydra's configuration to objects, with every mistake told in one line.
+
+Each group's conf file names its class in ``_target_``; the other keys are that class's fields. Classes validate their
+fields strictly (:mod:`suny.configured`), so the conf file needs no schema beside the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+
+from metrics.base import Metric
+from suny.classifiers import torchvision_models
+from suny.classifiers.classifier import Model
+from suny.configured import configured
+from suny.errors import UserError, nearest
+from suny.explanation import Explainer
+from suny.images.dataset import Dataset
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+_GROUPS = ("dataset", "model", "method", "metrics", "experiment")
+
+
+@configured
+class Settings:
+    """The keys at the top of ``conf/config.yaml``."""
+
+    seed: Annotated[int, Field(ge=0)]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bf16"]
+    batch_size: Annotated[int, Field(ge=1)] | None
+    target: Literal["predicted", "label"]
+    points: Annotated[int, Field(ge=2)]
+    results_dir: str
+    pictures: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell to compute: all objects, and the resolved configuration they came from."""
+
+    settings: Settings
+    dataset: Dataset
+    model: Model
+    explainer: Explainer
+    metrics: dict[str, Metric]
+    resolved: dict[str, Any]
+
+
+def register_torchvision() -> None:
+    """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own."""
+    template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
+    for name in torchvision_models.names():
+        if not (CONF / "model" / f"{name}.yaml").exists():
+            node = {**template, "name": name, "arch": name, "weights_version": None, "target_layer": None}
+            ConfigStore.instance().store(group="model", name=name, node=node)
+
+
+def read(cfg: DictConfig) -> Run:
+    """Objects from a composed configuration.
+
+    Raises:
+        UserError: an unknown key or a wrong type or value.
+    """
+    try:
+        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+    groups = {g: resolved.get(g) for g in _GROUPS}
+    top = {k: v for k, v in resolved.items() if k not in _GROUPS}
+    settings = make(Settings, top, "")
+    metrics = {name: make_target(node, f"metrics.{name}", Metric) for name, node in (groups["metrics"] or {}).items()}
+    if not metrics:
+        raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
+    return Run(
+        settings=settings,
+        dataset=make_target(groups["dataset"], "dataset", Dataset),
+        model=make_target(groups["model"], "model", Model),
+        explainer=make_target(groups["method"], "method", Explainer),
+        metrics=metrics,
+        resolved=resolved,
+    )
+
+
+def make_target(node: Any, where: str, kind: Any) -> Any:
+    """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{where}: the configuration has no _target_ (the class it configures).")
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
+    if not isinstance(made, kind):
+        raise UserError(f"{where}._target_={target} is no {kind.__name__}.")
+    return made
+
+
+def make(cls: Any, keys: Mapping[str, Any], where: str) -> Any:
+    """An object of a configured class, its mistakes as one line."""
+    try:
+        return cls(**keys)
+    except pydantic.ValidationError as error:
+        raise UserError(_one_line(error, cls, where)) from error
+
+
+def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
+    first = error.errors()[0]
+    at = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdigit()]
+    key = ".".join([*([where] if where else []), *at[:1]])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        valid = sorted(f.name for f in dataclasses.fields(cls))
+        return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."
+    if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
+        return f"{key} is missing: give {key}=VALUE."
+    said = "; or ".join(dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1]))
+    given = first["input"]
+    hint = ""
+    literal = [e["ctx"]["expected"] for e in error.errors() if e["type"] == "literal_error"]
+    if isinstance(given, str) and literal:
+        choices = re.findall(r"'([^']*)'", literal[0])
+        hint = f" {nearest(given, choices)}"
+    return f"{key}={given} {said}.{hint}"
+
+
+def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence[str]) -> UserError:
+    """Hydra's complaint as one line with the nearest valid name.
+
+    Args:
+        error: what Hydra raised.
+        keys: all dotted keys of the default configuration.
+    """
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        options = sorted(error.options)
+        shown = options if len(options) <= 40 else [o for o in options if (CONF / group / f"{o}.yaml").exists()]
+        return UserError(f"{group}={name} is unknown. {nearest(name, options)}Valid: {', '.join(shown)}.")
+    if isinstance(error, OverrideParseException):
+        return UserError(f"cannot read the argument '{error.override}': write key=value (quote values with blanks, commas).")
+    found = re.search(r"(?:Could not override|Key) '([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and found:
+        cause = str(error.__cause__ or "")
+        if "is not in struct" in cause or "append" in text:
+            siblings = [k for k in keys if k.count(".") == found[1].count(".")] or list(keys)
+            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}python run.py --help lists the keys.")
+        text = f"{text} {cause}"
+    return UserError(" ".join(text.split())[:400])
+
+
+def dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    """All keys of a configuration, groups included, as dotted names."""
+    if not isinstance(node, Mapping):
+        return []
+    return [k for name, child in node.items() for k in (f"{prefix}{name}", *dotted_keys(child, f"{prefix}{name}."))]

@@ -1,0 +1,78 @@
+"""One picture of one explanation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from suny.bivariate import bivariate, legend
+from suny.explanation import Explanation
+
+_CAPTIONED = ("E_N(F_N)", "E_S(F_S)", "E_S(empty)")
+
+
+def save_picture(path: Path, visible: Image.Image, explanation: Explanation, caption: str) -> None:
+    """Draws the first explanation of a batch: input, maps and overlay side by side.
+
+    With a necessity and a sufficiency map both are shown on one scale (they share a unit), then the two-dimensional map
+    with its colour square as legend. A method with one map shows that map.
+
+    Args:
+        path: a file whose suffix matplotlib knows (.png, .pdf, .svg).
+        visible: the network's view of the image.
+        explanation: maps (B, H, W); the first is drawn.
+        caption: the title.
+    """
+    photo = np.asarray(visible, dtype=np.float64) / 255.0
+    numbers: dict[str, Any] = explanation.diagnostics[0] if explanation.diagnostics else {}
+    panels: list[tuple[str, NDArray[np.float64], str | None]] = [("input", photo, None)]
+    if explanation.necessity is not None and explanation.sufficiency is not None:
+        n, s = (m[0].double().cpu().numpy() for m in (explanation.necessity, explanation.sufficiency))
+        top = max(float(n.max()), float(s.max())) or 1.0
+        n, s = n / top, s / top
+        colour, strength = bivariate(n, s), np.maximum(n, s)
+        panels += [("necessity", n, "Blues_r"), ("sufficiency", s, "Oranges_r"), ("both", colour, None)]
+    else:
+        saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
+        span = float(saliency.max() - saliency.min()) or 1.0
+        strength = (saliency - saliency.min()) / span
+        colour = plt.get_cmap("inferno")(strength)[..., :3]
+        panels += [("saliency", strength, "inferno")]
+    alpha = 0.25 + 0.6 * strength[..., None]
+    panels += [("overlay", np.clip((1 - alpha) * photo + alpha * colour, 0, 1), None)]
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.2), layout="constrained")
+    for axis, (title, content, cmap) in zip(axes, panels, strict=True):
+        axis.imshow(content, cmap=cmap, vmin=0 if cmap else None, vmax=1 if cmap else None)
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+        if title == "both":
+            _draw_legend(axis)
+    said = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
+    flags = "; ".join(numbers.get("flags", []))
+    lines = [caption, *([said] if said else []), *([f"flags: {flags}"] if flags else [])]
+    figure.suptitle("\n".join(lines), fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw_legend(axis: Any) -> None:
+    square = axis.inset_axes((0.68, 0.02, 0.3, 0.3))
+    square.imshow(legend())
+    square.set_xticks([])
+    square.set_yticks([])
+    style = {"fontsize": 6, "color": "white", "labelpad": 1}
+    square.set_xlabel("sufficiency", **style)
+    square.xaxis.set_label_position("top")
+    square.set_ylabel("necessity", **style)
+    for spine in square.spines.values():
+        spine.set_color("white")

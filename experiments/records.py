@@ -1,0 +1,157 @@
+"""One place writes results: the folder of a cell.
+
+    card.yaml       what was computed and how: configuration, protocol, versions, hashes
+    records.jsonl   one line an image, written and synced as soon as the image is done
+    summary.json    means, intervals, failures; a pure function of the records
+
+A record counts once its line is complete. A line torn by a crash is cut off when the cell is opened again, so at most the
+image in flight is done twice. One process at a time writes a cell (an advisory lock that dies with its process).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from suny.errors import UserError
+
+Record = dict[str, Any]
+
+
+class Cell:
+    """A cell's folder; use :meth:`open`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, Record] = {}
+        self.repaired = 0
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator[Cell]:
+        """Creates or reopens a cell for writing: takes the lock, reads the records, repairs what a crash tore.
+
+        Raises:
+            UserError: the folder can't be written, or another process holds the cell.
+        """
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it.") from None
+        try:
+            with writing(folder):
+                note = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(timezone.utc):%F %T} UTC"
+                (folder / ".holder").write_text(note, encoding="utf-8")
+                cell = cls(folder)
+                cell._read()
+            yield cell
+        finally:
+            (folder / ".holder").unlink(missing_ok=True)
+            lock.release()
+
+    @property
+    def card_path(self) -> Path:
+        return self.folder / "card.yaml"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.folder / "summary.json"
+
+    def _read(self) -> None:
+        path = self.folder / "records.jsonl"
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        good: list[bytes] = []
+        for line in whole.splitlines(keepends=True):
+            record = _parsed(line)
+            if record is not None and record["image"] not in self.records:
+                self.records[record["image"]] = record
+                good.append(line)
+        if b"".join(good) != content:
+            self.repaired = len(content.splitlines()) - len(good)
+            write_atomically(path, b"".join(good))
+            self.summary_path.unlink(missing_ok=True)
+
+    def append(self, record: Record) -> None:
+        """Writes one record; on return it is on the disk.
+
+        Raises:
+            UserError: the disk is full or the folder not writable.
+        """
+        line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+        with writing(self.folder), (self.folder / "records.jsonl").open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[record["image"]] = record
+
+    def write_card(self, card: dict[str, Any]) -> None:
+        text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120)
+        with writing(self.folder):
+            write_atomically(self.card_path, text.encode())
+
+    def read_card(self) -> dict[str, Any] | None:
+        return yaml.safe_load(self.card_path.read_text(encoding="utf-8")) if self.card_path.exists() else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        with writing(self.folder):
+            write_atomically(self.summary_path, text.encode())
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns a failure to write into a line that says what to do; what was written before stays."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write results to {folder}: {error.strerror or error}. "
+            "Make room or give another results_dir=DIR; what is finished stays and the same command continues."
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file so that a crash leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The complete records of a cell, in the order of their writing, without opening it for writing."""
+    path = folder / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [r for line in lines if line.endswith(b"\n") and (r := _parsed(line)) is not None]
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("image"), str) and "status" in record else None
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / ".holder").read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"

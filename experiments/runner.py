@@ -1,0 +1,344 @@
+"""Computes one cell: every image of a data set, one network, one method, some metrics.
+
+For each image: decode, explain, measure, record. What is already recorded is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from experiments.config import Run
+from experiments.picture import save_picture
+from experiments.records import Cell, Record, writing
+from experiments.statistics import mean_interval
+from metrics.base import Case, Metric
+from suny.classifiers.classifier import Classifier, weights_digest
+from suny.classifiers.engine import DEFAULT_BATCH_SIZE, Engine, pick_device
+from suny.errors import UserError
+from suny.explanation import is_degenerate
+from suny.images.dataset import ImageList, Sample, upright_annotation
+from suny.images.decode import Decoded, UnreadableImage, decode
+from suny.images.perturb import tied_fraction
+
+_PACKAGES = (
+    "suny-benchmark", "torch", "torchvision", "numpy", "scipy", "pillow", "grad-cam", "hydra-core", "omegaconf", "pandas"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell that is complete."""
+
+    folder: Path
+    dataset: str
+    model: str
+    method: str
+    summary: dict[str, Any]
+    records: tuple[Record, ...]
+
+
+def run_cell(run: Run) -> Finished:
+    """Computes what is missing of a cell and summarises it.
+
+    Raises:
+        UserError: any mistake of the input; records that were written before stay.
+        KeyboardInterrupt: stopped by the user; the same run continues.
+    """
+    device = pick_device(run.settings.device)
+    images = run.dataset.load()
+    classifier = run.model.build()
+    notes = list(images.notes)
+    samples, label_note = _labelled(run, images, classifier)
+    notes += [label_note] if label_note else []
+    metrics, skipped = _measurable(run.metrics, images.has_boxes, run.dataset.name)
+    notes += [f"{name} is skipped: {why}" for name, why in skipped.items()]
+    card = _card(run, images, classifier, device, metrics, skipped)
+    folder = (
+        Path(run.settings.results_dir).expanduser()
+        / run.dataset.name
+        / run.model.name
+        / f"{run.explainer.name}-{card['hash'][:8]}"
+    )
+    for note in notes:
+        tell(f"note: {note}")
+    with Cell.open(folder) as cell:
+        _carry_card(cell, card)
+        left = [s for s in samples if s.image not in cell.records]
+        if cell.repaired:
+            tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        if left:
+            engine = Engine(classifier, device, run.settings.precision, run.settings.batch_size)
+            _compute(run, engine, metrics, samples, left, cell)
+        records = tuple(cell.records[s.image] for s in samples)
+        summary = summarise(run, card["hash"], metrics, records)
+        if left or not cell.summary_path.exists():
+            cell.write_summary(summary)
+    return Finished(folder, run.dataset.name, run.model.name, run.explainer.name, summary, records)
+
+
+def tell(text: str) -> None:
+    """A line for the user beside the results, without tearing a progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _compute(
+    run: Run, engine: Engine, metrics: dict[str, Metric], samples: Sequence[Sample], left: Sequence[Sample], cell: Cell
+) -> None:
+    pictured = {s.image for s in samples[: run.settings.pictures]}
+    title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}"
+    bar = tqdm(total=len(samples), initial=len(samples) - len(left), desc=title, unit="img", smoothing=0)
+    with bar:
+        for sample in left:
+            try:
+                picture = cell.folder / "pictures" / f"{sample.image}.png" if sample.image in pictured else None
+                cell.append(_record(run, engine, metrics, sample, picture))
+            except KeyboardInterrupt:
+                bar.close()
+                tell(f"stopped: {len(cell.records)} of {len(samples)} images done; the same command continues.")
+                raise
+            bar.update()
+
+
+def _record(run: Run, engine: Engine, metrics: dict[str, Metric], sample: Sample, picture: Path | None) -> Record:
+    """Explains and measures one image."""
+    began, cost = time.perf_counter(), engine.cost
+    empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
+    try:
+        if not sample.path.is_file():  # only where dataset.strict=false
+            return empty | {"forwards": 0, "seconds": 0.0, "status": "missing", "label": sample.label}
+        decoded = decode(sample.path)
+    except UnreadableImage as error:
+        tell(f"unreadable, counted as a failure: {error}")
+        seconds = round(time.perf_counter() - began, 3)
+        return empty | {"forwards": 0, "seconds": seconds, "status": "unreadable", "label": sample.label}
+    view = engine.classifier.view
+    image = view(decoded.image).to(engine.device)
+    boxes, lost = view.boxes(_boxes(run, sample, decoded), decoded.image.size)
+
+    probabilities = engine.probabilities(image[None])[0]
+    predicted = int(probabilities.argmax())
+    target = predicted if run.settings.target == "predicted" else int(sample.label or 0)
+    explaining = time.perf_counter()
+    before = engine.cost
+    seed = image_seed(run.settings.seed, sample.image)
+    explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
+    spent = engine.cost - before
+    explain_seconds = time.perf_counter() - explaining
+
+    degenerate = is_degenerate(explanation.saliency[0])
+    saliency = torch.nan_to_num(explanation.saliency[0], nan=0.0, posinf=0.0, neginf=0.0)
+    case = Case(engine, image, target, saliency, boxes)
+    values = {name: metric.measure(case) for name, metric in metrics.items()}
+    if picture is not None:
+        with writing(picture.parent):
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(picture, view.visible(decoded.image), explanation, _caption(engine, sample, target, probabilities))
+    total = engine.cost - cost
+    return {
+        "image": sample.image,
+        "target": target,
+        "prob": float(probabilities[target]),
+        **values,
+        "forwards": total.forwards,
+        "seconds": round(time.perf_counter() - began, 3),
+        "status": "degenerate" if degenerate else "ok",
+        "label": sample.label,
+        "predicted": predicted,
+        "boxes": len(boxes),
+        "boxes_lost": lost,
+        "explain_forwards": spent.forwards,
+        "explain_tail_forwards": spent.tail_forwards,
+        "explain_backwards": spent.backwards,
+        "explain_seconds": round(explain_seconds, 3),
+        "ties": tied_fraction(saliency),
+        "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
+    }
+
+
+def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Any]:
+    try:
+        return list(upright_annotation(sample, decoded))
+    except UserError:
+        if run.dataset.strict:
+            raise
+        return []
+
+
+def image_seed(seed: int, image: str) -> int:
+    """The seed of one image: the same whatever else is in the run and in whatever order."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:4], "big")
+
+
+def _caption(engine: Engine, sample: Sample, target: int, probabilities: torch.Tensor) -> str:
+    return f"{sample.image}: {engine.classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
+
+
+def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
+    """Checks that the labels are the network's classes; labels that can't be are dropped with a note."""
+    samples = images.samples
+    if images.label_space == "own" and run.dataset.name == "imagefolder" and len(images.class_names) != classifier.num_classes:
+        note = f"{len(images.class_names)} class folders, {classifier.num_classes} network outputs: labels are not compared"
+        if run.settings.target == "label":
+            raise UserError(f"target=label: {note}; use target=predicted, or a network with as many classes.")
+        return tuple(Sample(s.image, s.path, None, s.boxes) for s in samples), note
+    worst = max(samples, key=lambda s: -1 if s.label is None else s.label)
+    if worst.label is not None and worst.label >= classifier.num_classes:
+        raise UserError(
+            f"image {worst.image} has class index {worst.label}, but {run.model.name} has {classifier.num_classes} "
+            "outputs (0 is the first): use a network (model.checkpoint=FILE, model.num_classes=K) made for this data set."
+        )
+    if run.settings.target == "label" and any(s.label is None for s in samples):
+        raise UserError(f"target=label: dataset '{run.dataset.name}' has images without label; use target=predicted.")
+    if images.label_space != classifier.label_space:
+        return samples, (
+            f"{run.model.name} has {classifier.num_classes} outputs, {run.dataset.name} has {len(images.class_names)} classes: "
+            "wrong-class counts mean nothing unless the network was trained on these classes"
+            if len(images.class_names) != classifier.num_classes
+            else None
+        )
+    return samples, None
+
+
+def _measurable(metrics: dict[str, Metric], has_boxes: bool, dataset: str) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics that the data set allows, and why the others are skipped."""
+    skipped = {n: f"dataset '{dataset}' has no boxes" for n, m in metrics.items() if "boxes" in m.needs and not has_boxes}
+    return {n: m for n, m in metrics.items() if n not in skipped}, skipped
+
+
+def _card(
+    run: Run,
+    images: ImageList,
+    classifier: Classifier,
+    device: torch.device,
+    metrics: dict[str, Metric],
+    skipped: dict[str, str],
+) -> dict[str, Any]:
+    """What the numbers depend on, hashed, and what else a reader needs to know."""
+    protocol = {
+        "explained_class": run.settings.target,
+        "target_layer": classifier.target_layer,
+        "preprocessing": {**asdict(classifier.view), "exif": "upright"},
+        "metrics": {
+            name: {**asdict(metric), "version": metric.version, "unit": metric.unit, "reference": metric.reference}
+            for name, metric in metrics.items()
+        },
+        "skipped": skipped,
+    }
+    protocol = json.loads(json.dumps(protocol))  # tuples become lists, as they will be read again
+    settings = run.settings
+    numbers = {
+        "seed": settings.seed,
+        "device": device.type,
+        "precision": settings.precision,
+        "batch_size": settings.batch_size or DEFAULT_BATCH_SIZE.get(device.type, 8),
+        "dataset": {k: v for k, v in run.resolved["dataset"].items() if k != "root"},
+        "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
+        "method": run.resolved["method"],
+        "protocol": protocol,
+        "images": images.digest,
+        "weights": weights_digest(classifier.network),
+    }
+    return {
+        "hash": hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest(),
+        "configuration": run.resolved,
+        "protocol": protocol,
+        "seed": settings.seed,
+        "batch_size": numbers["batch_size"],
+        "images": {"count": len(images.samples), "sha256": images.digest},
+        "weights": {"sha256": numbers["weights"]},
+        **environment(device),
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, code revision and machine that numbers were made with."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "versions": versions,
+        "git": _git(),
+        "machine": {"device": f"{device.type} ({where})", "threads": torch.get_num_threads()},
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Revision of this project's checkout, and whether files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    changed = ask("status", "--porcelain", "--untracked-files=no")
+    return {"revision": ask("rev-parse", "HEAD"), "modified": None if changed is None else bool(changed)}
+
+
+def _carry_card(cell: Cell, card: dict[str, Any]) -> None:
+    """Writes a new cell's card; for an old one checks that it is the same cell, and notes a changed environment."""
+    old = cell.read_card()
+    if old is None:
+        cell.write_card(card)
+        return
+    if old.get("hash") != card["hash"]:
+        raise UserError(f"{cell.folder}/card.yaml belongs to another configuration: move that folder away.")
+    made_with = {k: old.get(k) for k in ("versions", "git", "machine")}
+    now = {k: card[k] for k in made_with}
+    if now != made_with and now not in old.get("continued_with", []) and len(cell.records) < card["images"]["count"]:
+        tell("note: this cell was begun with other versions or another revision; the card lists both")
+        cell.write_card({**old, "continued_with": [*old.get("continued_with", []), now]})
+
+
+def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequence[Record]) -> dict[str, Any]:
+    """The summary of a cell: a pure function of its records, without times, so that it is the same bit for bit.
+
+    Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures.
+    """
+
+    def values(key: str) -> list[float]:
+        return [r[key] for r in records if r.get(key) is not None]
+
+    def counted(status: str) -> int:
+        return sum(r["status"] == status for r in records)
+
+    read = [r for r in records if r["status"] in ("ok", "degenerate")]
+    failures = {
+        "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
+        "degenerate": counted("degenerate"),
+        "unreadable": counted("unreadable"),
+        "missing": counted("missing"),
+    }
+    if any("boxes" in m.needs for m in metrics.values()):
+        failures["no_box"] = sum(r["boxes"] == 0 for r in read)
+    return {
+        "dataset": run.dataset.name,
+        "model": run.model.name,
+        "method": run.explainer.name,
+        "hash": digest,
+        "n": len(records),
+        "metrics": {name: mean_interval(values(name)) for name in metrics},
+        "failures": failures,
+        "cost": {
+            key: mean_interval(values(key))["mean"] for key in ("forwards", "explain_forwards", "explain_backwards")
+        },
+    }

@@ -1,0 +1,87 @@
+"""One place builds tables: from finished cells to text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from experiments.runner import Finished
+from metrics.base import Metric
+
+
+def arrow(metric: Metric) -> str:
+    """The column title with the metric's own direction."""
+    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
+
+
+def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
+    """One finished cell: a line a metric, then cost and failures."""
+    rows = []
+    for name, entry in cell.summary["metrics"].items():
+        low, high = entry["ci95"]
+        rows.append([arrow(metrics[name]), _number(entry["mean"]), f"[{_number(low)}, {_number(high)}]", entry["n"]])
+    table = tabulate(rows, ["metric", "mean", "95% interval", "n"], tablefmt="github", disable_numparse=True)
+    title = f"{cell.dataset} / {cell.model} / {cell.method}: {cell.summary['n']} images"
+    return f"{title}\n\n{table}\n\ncost: {_cost(cell)}\nfailures: {_failures(cell.summary['failures'])}"
+
+
+def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
+    """Several finished cells: a table for each data set and model, a line a method.
+
+    An entry is ``mean [low, high]``; it carries its own n where that differs from the line's.
+    """
+    blocks = []
+    for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
+        group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
+        names = list(dict.fromkeys(n for c in group for n in c.summary["metrics"]))
+        twice = len({c.method for c in group}) < len(group)
+        rows = []
+        for cell in group:
+            entries = cell.summary["metrics"]
+            rows.append(
+                [
+                    f"{cell.method} ({cell.summary['hash'][:8]})" if twice else cell.method,
+                    cell.summary["n"],
+                    *(_entry(entries.get(n), cell.summary["n"]) for n in names),
+                    f"{cell.summary['cost']['explain_forwards'] or 0:.0f}",
+                    f"{_seconds(cell, 'explain_seconds'):.2f}",
+                    _failures(cell.summary["failures"]),
+                ]
+            )
+        head = ["method", "n", *(arrow(metrics[n]) for n in names), "forwards/image", "s/image", "failures"]
+        table = tabulate(rows, head, tablefmt="github", disable_numparse=True)
+        blocks.append(f"{dataset} / {model}\n\n{table}")
+    foot = "mean [95% bootstrap interval over images]; forwards and seconds are the explanation's own"
+    return "\n\n".join([*blocks, foot])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _entry(entry: Mapping[str, Any] | None, n: int) -> str:
+    if entry is None:
+        return "-"
+    low, high = entry["ci95"]
+    own = "" if entry["n"] == n else f" (n={entry['n']})"
+    return f"{_number(entry['mean'])} [{_number(low)}, {_number(high)}]{own}"
+
+
+def _failures(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count) or "none"
+
+
+def _seconds(cell: Finished, key: str) -> float:
+    values = [r[key] for r in cell.records if r.get(key) is not None]
+    return float(np.mean(values)) if values else 0.0
+
+
+def _cost(cell: Finished) -> str:
+    cost = cell.summary["cost"]
+    return (
+        f"{cost['forwards'] or 0:.0f} forwards and {_seconds(cell, 'seconds'):.2f} s per image, "
+        f"of which the explanation {cost['explain_forwards'] or 0:.0f} forwards and {_seconds(cell, 'explain_seconds'):.2f} s"
+    )

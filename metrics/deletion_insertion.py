@@ -1,0 +1,134 @@
+"""Deletion, insertion and overall: how p_c moves while the most salient pixels are removed, or put back.
+
+Deletion starts from the image and replaces pixels by 0 of the normalised image (mean colour); insertion starts from the
+blurred image (RISE's own kernel) and restores pixels. Pixels go in order of decreasing saliency, all channels together;
+ties in raster order. AUC is the trapezoid over the fraction of pixels, in [0, 1]; overall = insertion - deletion.
+
+The number of points is part of the number: 29 for data sets (RISE's 224 * 8 pixels a step at 224 x 224), 225 for final
+numbers. When the last step is shorter, the true fractions are used.
+
+Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from metrics.base import Case, Need
+from suny.configured import configured
+from suny.images.perturb import Substrate, replace_top, substrate
+
+Points = Annotated[int, Field(ge=2)]
+
+
+def steps(pixels: int, points: int) -> list[int]:
+    """How many pixels are replaced at each point of a curve: 0, s, 2s, ..., all; s = ceil(pixels / (points - 1)).
+
+    The last step may be shorter; where the pixels don't suffice for that many points there are fewer.
+    """
+    step = -(-pixels // (points - 1))
+    return [*range(0, pixels, step), pixels]
+
+
+def auc(scores: Sequence[float], fractions: Sequence[float]) -> float:
+    """Trapezoid of scores over fractions."""
+    return float(np.trapezoid(np.asarray(scores, np.float64), np.asarray(fractions, np.float64)))
+
+
+def curve(case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int) -> tuple[Tensor, list[float]]:
+    """p_c along a curve, float32 (n,), and the fractions of pixels replaced; once for each case and setting."""
+
+    def compute() -> tuple[Tensor, list[float]]:
+        blank = substrate(case.image, fill)
+        start, finish = (case.image, blank) if kind == "deletion" else (blank, case.image)
+        pixels = case.rank.numel()
+        counts = steps(pixels, points)
+        which = torch.tensor(counts)
+        scores = case.engine.score(
+            len(counts), lambda part: replace_top(start, finish, case.rank, which[part]), case.target
+        )
+        return scores, [c / pixels for c in counts]
+
+    return case.once((kind, fill, points), compute)
+
+
+def _area(case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int) -> float:
+    scores, fractions = curve(case, kind, fill, points)
+    return auc(scores.tolist(), fractions)
+
+
+@configured
+class Deletion:
+    """AUC of p_c while the most salient pixels are removed first; low where the map finds what the class needs."""
+
+    name: ClassVar[str] = "deletion"
+    label: ClassVar[str] = "deletion"
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = False
+    unit: ClassVar[str] = "mean softmax probability"
+    reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    points: Points = 29
+    fill: Substrate = "zero"
+
+    def measure(self, case: Case) -> float:
+        return _area(case, "deletion", self.fill, self.points)
+
+
+@configured
+class Insertion:
+    """AUC of p_c while the most salient pixels are restored first; high where the map finds what suffices.
+
+    The record notes ``insertion_start``, p_c of the blurred image over p_c(I): what the blur leaves of the class.
+    """
+
+    name: ClassVar[str] = "insertion"
+    label: ClassVar[str] = "insertion"
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    unit: ClassVar[str] = "mean softmax probability"
+    reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    points: Points = 29
+    fill: Substrate = "blur"
+
+    def measure(self, case: Case) -> float:
+        scores, _ = curve(case, "insertion", self.fill, self.points)
+        if float(scores[-1]) > 0:
+            case.notes["insertion_start"] = float(scores[0] / scores[-1])
+        return _area(case, "insertion", self.fill, self.points)
+
+
+@configured
+class Overall:
+    """Insertion minus deletion, of the same curves."""
+
+    name: ClassVar[str] = "overall"
+    label: ClassVar[str] = "overall"
+    low: ClassVar[float] = -1.0
+    high: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    unit: ClassVar[str] = "difference of mean softmax probabilities"
+    reference: ClassVar[str] = "Zhang, Rao, Yang, Group-CAM, 2021, section 4.2"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    points: Points = 29
+    deletion_fill: Substrate = "zero"
+    insertion_fill: Substrate = "blur"
+
+    def measure(self, case: Case) -> float:
+        inserted = _area(case, "insertion", self.insertion_fill, self.points)
+        return inserted - _area(case, "deletion", self.deletion_fill, self.points)

@@ -1,0 +1,39 @@
+"""Energy-based pointing game: the share of a map's energy that lies inside the object's boxes ("proportion").
+
+    sum of the map inside the union of the boxes / sum of the map
+
+Pixels of the network's view whose centre is inside a box count as inside. The zero map has no proportion.
+
+Wang et al., "Score-CAM: Score-Weighted Visual Explanations for CNNs", CVPR workshops 2020, section 4.3.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from metrics.base import Case, Need
+from suny.configured import configured
+from suny.images.geometry import box_mask
+
+
+@configured
+class EnergyProportion:
+    """Share of the map inside the boxes, a fraction (the published tables give percent)."""
+
+    name: ClassVar[str] = "energy_proportion"
+    label: ClassVar[str] = "energy proportion"
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    unit: ClassVar[str] = "fraction of the map's sum"
+    reference: ClassVar[str] = "Wang et al., Score-CAM, CVPR workshops 2020, section 4.3"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"boxes"})
+
+    def measure(self, case: Case) -> float | None:
+        if not case.boxes:
+            return None
+        saliency = case.saliency.double()
+        total = float(saliency.sum())
+        inside = box_mask(case.boxes, *case.saliency.shape, device=saliency.device)
+        return float(saliency[inside].sum()) / total if total > 0 else None

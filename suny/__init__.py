@@ -1,0 +1,15 @@
+"""SUNY and the pipeline around it: image -> classifier -> explainer -> explanation.
+
+- :mod:`suny.images`: data sets, decoding, the network's view of an image, the perturbation of pixels
+- :mod:`suny.classifiers`: networks with their preprocessing, the cut at the target layer, the scoring engine
+- :mod:`suny.explanation`: the contract of every explainer
+- :mod:`suny.method`: SUNY itself (causes, coalition values, maps)
+
+The metrics, the baselines and the benchmark are the packages beside this one.
+"""
+
+from suny import torchvision_guard
+
+torchvision_guard.install()  # before anything imports torchvision
+
+__version__ = "0.1.0"

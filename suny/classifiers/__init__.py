@@ -1,0 +1,1 @@
+"""Classifiers: networks with their preprocessing, the cut at the target layer, and the engine that runs them."""

@@ -1,0 +1,135 @@
+"""A classifier: a network with its preprocessing, its target layer and its class names.
+
+:class:`Model` is what ``conf/model`` configures; ``build()`` makes the :class:`Classifier`. A new kind of network is one
+module with a subclass of :class:`Model` and one conf file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from suny.configured import configured
+from suny.errors import UserError, nearest
+from suny.images.dataset import LabelSpace, imagenet_classes
+from suny.images.view import View
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network ready to be explained.
+
+    Args:
+        name: as on the command line.
+        network: maps a normalised batch (N, 3, H, W) to logits (N, K).
+        view: its preprocessing.
+        target_layer: name of the submodule whose output (N, C, h, w) is explained.
+        num_classes: K.
+        class_names: by class index; empty where unknown.
+        label_space: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``.
+    """
+
+    name: str
+    network: nn.Module
+    view: View
+    target_layer: str
+    num_classes: int
+    class_names: dict[int, str]
+    label_space: LabelSpace
+
+    def class_name(self, index: int) -> str:
+        return self.class_names.get(index, f"class {index}")
+
+
+@configured
+class Model:
+    """Base of the configured networks.
+
+    Args:
+        name: as in ``model=NAME``.
+        weights: ``pretrained`` (the published ImageNet weights) or ``random`` (seeded, for tests and controls).
+        checkpoint: file with own weights (.safetensors, .pth, .pt), instead of ``weights``.
+        num_classes: outputs of the network; None: what the checkpoint has, or 1000.
+        target_layer: submodule to explain; None: the network's usual one.
+        seed: of the random weights.
+    """
+
+    name: str
+    weights: Literal["pretrained", "random"] = "pretrained"
+    checkpoint: str | None = None
+    num_classes: int | None = None
+    target_layer: str | None = None
+    seed: int = 0
+
+    def build(self) -> Classifier:
+        """The network with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: weights that can't be had, a checkpoint that does not fit, an unknown layer.
+        """
+        raise NotImplementedError
+
+
+def finish(model: Model, network: nn.Module, view: View, default_layer: str | None) -> Classifier:
+    """What every network needs last: evaluation mode, a checked target layer, class names."""
+    network.eval().requires_grad_(False)
+    maps = output_shapes(network, view.crop)
+    outputs = maps.pop("")[1]
+    layer = model.target_layer or default_layer or last_map(maps)
+    if layer not in maps:
+        shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
+        raise UserError(
+            f"model.target_layer={layer} is no layer of {model.name} with a feature map as output. "
+            f"{nearest(layer, maps)}Valid: {', '.join(shown)}"
+            f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
+        )
+    space: LabelSpace = "imagenet" if outputs == 1000 else "own"
+    names = {i: n for i, n in imagenet_classes().values()} if space == "imagenet" else {}
+    return Classifier(model.name, network, view, layer, outputs, names, space)
+
+
+def output_shapes(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
+    """Output shape (of a batch of one) of every submodule that returns a feature map (1, C, h, w), in calling order.
+
+    The entry "" is the network itself: its logits' shape (1, K).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and (output.ndim == 4 or not name):
+                shapes[name] = tuple(output.shape)
+
+        handles.append(network.get_submodule(name).register_forward_hook(hook))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for name, _ in network.named_modules():
+        note(name)
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, side, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def last_map(shapes: dict[str, tuple[int, ...]]) -> str:
+    """The default target layer: the last submodule to finish, poolings aside, whose output still has spatial extent."""
+    spatial = [name for name, shape in shapes.items() if min(shape[-2:]) > 1 and "pool" not in name]
+    if not spatial:
+        raise UserError("the network has no layer with a feature map as output: it cannot be explained by its channels.")
+    return spatial[-1]
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers: names, shapes, types, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

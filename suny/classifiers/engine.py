@@ -1,0 +1,210 @@
+"""The scoring engine: the one place that runs the network.
+
+It owns a prepared copy (cut at the target layer, batch norms folded, channels_last), so the caller's network is never
+touched. Work is cut into batches of one size; perturbed images are built batch by batch, so memory is bounded by the
+batch size, not by the number of perturbations. Every image that passes is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.split import Carried, split
+from suny.errors import UserError
+
+DEFAULT_BATCH_SIZE = {"cpu": 8, "cuda": 64}  # fastest measured on two CPU cores; a card wants more
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass
+class Cost:
+    """Images that passed: through the whole network, through the tail alone, and backwards."""
+
+    forwards: int = 0
+    tail_forwards: int = 0
+    backwards: int = 0
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.forwards - other.forwards,
+            self.tail_forwards - other.tail_forwards,
+            self.backwards - other.backwards,
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: this PyTorch sees no CUDA device; use device=cpu, or device=auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Engine:
+    """Runs a classifier.
+
+    Args:
+        classifier: what to run; it is copied, not changed.
+        device: where.
+        precision: ``float32`` (TensorFloat-32 off), or ``bf16`` autocast; probabilities are float32 either way.
+        batch_size: images a pass; None: 8 on a CPU, 64 on CUDA.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.device = torch.device(device)
+        self.precision: Precision = precision
+        self.batch_size = batch_size or DEFAULT_BATCH_SIZE.get(self.device.type, 8)
+        self.side = classifier.view.crop
+        network = split(classifier.network, classifier.target_layer, self.side)
+        self.network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.network.register_forward_pre_hook(self._count)
+        self._cost = Cost()
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+
+    @property
+    def cost(self) -> Cost:
+        """What has passed since the engine was made (a copy; differences of two give the cost of what lay between)."""
+        return Cost(**vars(self._cost))
+
+    @property
+    def cut(self) -> nn.Module:
+        """The module at which other libraries hook the target layer's activation; run :attr:`network` under it."""
+        return self.network.cut
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of a batch of any length.
+
+        Args:
+            images: normalised, (N, 3, H, W).
+
+        Returns: float32 (N, K) on the engine's device.
+        """
+        return self._batched(len(images), lambda part: images[part], self._logits)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Softmax probabilities (N, K), float32 in [0, 1]."""
+        return self.logits(images).softmax(1)
+
+    def score(self, count: int, build: Callable[[slice], Tensor], target: int) -> Tensor:
+        """p_c of images that are built batch by batch.
+
+        Args:
+            count: how many images there are.
+            build: makes the images of a slice of 0..count, (n, 3, H, W), on the engine's device.
+            target: the class c.
+
+        Returns: softmax probability of the class, float32 (count,), in [0, 1].
+        """
+        return self._batched(count, build, lambda images: self._logits(images).softmax(1)[:, target])
+
+    def activations(self, images: Tensor) -> tuple[Tensor, Carried]:
+        """The target layer's activation (N, C, h, w), and what the tail needs beside it; counted as a forward."""
+        with self._running():
+            self._cost.forwards += len(images)
+            return self.network.head(self._laid_out(images))
+
+    def score_tail(self, count: int, build: Callable[[slice], Tensor], carried: Carried, target: int) -> Tensor:
+        """p_c of activations that are built batch by batch; only the tail runs where the network could be traced.
+
+        Args:
+            count: how many activations there are.
+            build: makes the activations of a slice of 0..count, (n, C, h, w).
+            carried: of one image (N = 1), as :meth:`activations` returned it.
+            target: the class c.
+
+        Returns: softmax probability of the class, float32 (count,).
+        """
+
+        def run(activation: Tensor) -> Tensor:
+            n = len(activation)
+            self._cost.tail_forwards += n
+            with self._running():
+                beside = tuple(c.expand(n, *c.shape[1:]) for c in carried)
+                return self.network.tail(activation, beside).float().softmax(1)[:, target]
+
+        return self._batched(count, build, run)
+
+    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The target layer's activation and the gradient of the class's logit by it; one forward, one backward.
+
+        Args:
+            images: (N, 3, H, W) with N at most a batch.
+            targets: class indices (N,).
+
+        Returns: activation and gradient, float32 (N, C, h, w) each.
+        """
+        with torch.inference_mode(False), torch.no_grad(), self._autocast():
+            self._cost.forwards += len(images)
+            activation, carried = self.network.head(self._laid_out(images.clone()))
+        with torch.inference_mode(False), torch.enable_grad(), self._autocast():
+            activation = activation.detach().requires_grad_()
+            logits = self.network.tail(activation, carried).float()
+            chosen = logits.gather(1, targets.to(self.device)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, activation)
+            self._cost.backwards += len(images)
+        return activation.detach().float(), gradient.float()
+
+    @contextmanager
+    def differentiable(self) -> Iterator[nn.Module]:
+        """The network for libraries that run it themselves and hook :attr:`cut`: gradients on, passes counted."""
+        with torch.inference_mode(False), torch.enable_grad(), self._autocast():
+            yield self.network
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Images as :meth:`differentiable` networks take them: a copy that gradients may pass through; counts the
+        backward pass that such a use makes."""
+        self._cost.backwards += len(images)
+        return self._laid_out(images.clone())
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self._running():
+            return self.network(self._laid_out(images)).float()
+
+    def _batched(self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor]) -> Tensor:
+        if count == 0:
+            return torch.empty(0, device=self.device)
+        return torch.cat([run(build(part)) for part in batches(count, self.batch_size)])
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.to(self.device, memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with torch.inference_mode(), self._autocast():
+            yield
+
+    def _count(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._cost.forwards += len(inputs[0])
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """0..count cut into slices of a size; the last one may be shorter."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,253 @@
+"""The network cut at its target layer: head (image -> activation) and tail (activation -> logits).
+
+With torch.fx the two are graphs of their own, so that an intervention on the activation runs the tail only, and each
+part can be prepared for speed (batch norms folded into convolutions). A network that can't be traced is run whole, with
+a hook at the layer: the same numbers at the price of full passes.
+
+Both kinds are a module with an identity called ``cut`` between head and tail: libraries that hook a layer hook that.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+# What the tail needs beside the activation: other values that cross the cut (of a skip connection, say).
+Carried = tuple[Tensor, ...]
+
+_INPLACE = {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "truediv"}
+
+
+class SplitNetwork(nn.Module):
+    """A classifier cut at a layer.
+
+    Attributes:
+        cut: identity through which the activation (N, C, h, w) passes.
+        tail_only: whether :meth:`tail` costs less than a full pass.
+    """
+
+    tail_only: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Identity()
+
+    def head(self, images: Tensor) -> tuple[Tensor, Carried]:
+        """The activation (N, C, h, w) at the target layer, and what else the tail needs."""
+        raise NotImplementedError
+
+    def tail(self, activation: Tensor, carried: Carried) -> Tensor:
+        """Logits (N, K) from an activation; ``carried`` as the head returned it, for the same N images."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of a batch (N, 3, H, W)."""
+        activation, carried = self.head(images)
+        return self.tail(self._through_cut(activation), carried)
+
+    def _through_cut(self, activation: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not activation.requires_grad:
+            activation = activation.requires_grad_()  # the weights are frozen: gradients start at the cut
+        return self.cut(activation)
+
+
+class TracedSplit(SplitNetwork):
+    """A network cut with torch.fx."""
+
+    tail_only = True
+
+    def __init__(self, head: fx.GraphModule, tail: fx.GraphModule) -> None:
+        super().__init__()
+        self.head_graph = head
+        self.tail_graph = tail
+
+    def head(self, images: Tensor) -> tuple[Tensor, Carried]:
+        activation, *carried = self.head_graph(images)
+        return activation, tuple(carried)
+
+    def tail(self, activation: Tensor, carried: Carried) -> Tensor:
+        return self.tail_graph(activation, *carried)
+
+
+class HookedSplit(SplitNetwork):
+    """A network that can't be traced, run whole with a hook at the layer; of several calls the last one counts."""
+
+    tail_only = False
+
+    def __init__(self, network: nn.Module, layer: str, side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.layer = layer
+        self._calls = 0
+        self._run(torch.zeros(1, 3, side, side), lambda output: output)
+        self._last = self._calls
+
+    def _run(self, images: Tensor, at_cut: Callable[[Tensor], Tensor]) -> Tensor:
+        self._calls = 0
+
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            self._calls += 1
+            return at_cut(output) if self._calls == getattr(self, "_last", 0) else output
+
+        handle = self.network.get_submodule(self.layer).register_forward_hook(hook)
+        try:
+            return self.network(images)
+        finally:
+            handle.remove()
+
+    def head(self, images: Tensor) -> tuple[Tensor, Carried]:
+        seen: list[Tensor] = []
+
+        def keep(output: Tensor) -> Tensor:
+            seen.append(output.clone())  # a following in-place layer would change it
+            return output
+
+        with torch.no_grad() if not images.requires_grad else torch.enable_grad():
+            self._run(images, keep)
+        return seen[0], (images,)
+
+    def tail(self, activation: Tensor, carried: Carried) -> Tensor:
+        return self._run(carried[0], lambda _output: activation.clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(images, self._through_cut)
+
+
+def split(network: nn.Module, layer: str, side: int) -> SplitNetwork:
+    """Cuts a network in evaluation mode at a layer; the network itself is left as it is.
+
+    Args:
+        network: maps (N, 3, side, side) to logits.
+        layer: name of a submodule with a feature map as output.
+        side: input size, pixels.
+    """
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    try:
+        head, tail = _traced(network, layer)
+        prepared: SplitNetwork = TracedSplit(fuse(head, no_trace=True), fuse(tail, no_trace=True))
+        if _agree(prepared, network, side):
+            return prepared
+        plain = TracedSplit(head, tail)
+        if _agree(plain, network, side):
+            return plain
+    except (fx.proxy.TraceError, _NotCuttable, TypeError, RuntimeError, AttributeError, ValueError):
+        pass  # data-dependent control flow and the like: the hooked pass handles any module
+    return HookedSplit(network, layer, side)
+
+
+class _NotCuttable(Exception):
+    """The graph can't be cut at the layer."""
+
+
+class _Tracer(fx.Tracer):
+    """Records which value the last call of a layer returns."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.cut: fx.Node | None = None
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = super().call_module(m, forward, args, kwargs)
+        if self.path_of_module(m) == self.layer and isinstance(out, fx.Proxy):
+            self.cut = out.node
+        return out
+
+
+def _traced(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphModule]:
+    tracer = _Tracer(layer)
+    graph = tracer.trace(network)
+    cut = tracer.cut
+    if cut is None:
+        raise _NotCuttable(layer)
+    _out_of_place(graph)
+    nodes = list(graph.nodes)
+    below: set[fx.Node] = set()  # what depends on the activation
+    for node in nodes:
+        if node is not cut and any(n is cut or n in below for n in node.all_input_nodes):
+            below.add(node)
+    output = nodes[-1]
+    if output not in below:
+        raise _NotCuttable(layer)
+
+    head = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node not in below:
+            copied[node] = head.node_copy(node, lambda n: copied[n])
+
+    tail = fx.Graph()
+    inside: dict[fx.Node, fx.Node] = {cut: tail.placeholder("activation")}
+    carried: list[fx.Node] = []
+    for node in nodes:
+        if node not in below:
+            continue
+        for needed in node.all_input_nodes:
+            if needed in inside:
+                continue
+            if needed.op == "get_attr":
+                inside[needed] = tail.node_copy(needed)
+            elif _is_batch_size(needed):
+                inside[needed] = tail.call_method("size", (inside[cut], 0))
+            else:
+                carried.append(needed)
+                inside[needed] = tail.placeholder(f"carried_{len(carried)}")
+        inside[node] = tail.node_copy(node, lambda n: inside[n])
+    head.output(tuple([copied[cut], *(copied[n] for n in carried)]))
+    # placeholders must come first, in the order of the call
+    first = next(n for n in tail.nodes if n.op == "placeholder")
+    for node in [n for n in tail.nodes if n.op == "placeholder"][1:]:
+        first.append(node)
+        first = node
+    return _module(network, head), _module(network, tail)
+
+
+def _module(network: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    module = fx.GraphModule(network, graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
+    module.delete_all_unused_submodules()
+    return module
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """``x.size(0)`` of the input: the tail has to ask its own batch."""
+    source = node.all_input_nodes[0] if node.all_input_nodes else None
+    return (
+        node.op == "call_method"
+        and node.target == "size"
+        and node.args[1:] == (0,)
+        and source is not None
+        and source.op == "placeholder"
+    )
+
+
+def _out_of_place(graph: fx.Graph) -> None:
+    """Replaces in-place operations, which would change the activation behind the reader's back."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            name = getattr(node.target, "__name__", "")
+            if name in _INPLACE and node.target is getattr(operator, name):
+                node.target = getattr(operator, _INPLACE[name])
+            if node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            node.target = str(node.target).removesuffix("_")
+
+
+def _agree(prepared: nn.Module, network: nn.Module, side: int) -> bool:
+    """Whether the prepared network gives the probabilities of the original one, on noise, within 1e-5."""
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        got, expected = prepared(images).softmax(1), network(images).softmax(1)
+    return bool(torch.allclose(got, expected, rtol=1e-4, atol=1e-5))

@@ -1,0 +1,133 @@
+"""Any classifier of torchvision, by its name there.
+
+Weights come from torchvision's cache or, with a network connection, from its server; own weights from a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import nn
+
+from suny.classifiers.checkpoint import load_state, outputs_of, read_state
+from suny.classifiers.classifier import Classifier, Model, finish
+from suny.configured import configured
+from suny.errors import UserError, nearest
+from suny.images.view import View
+
+
+def names() -> list[str]:
+    """All classifiers that this torchvision has."""
+    return sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+@configured
+class TorchvisionModel(Model):
+    """A torchvision classifier.
+
+    Args:
+        arch: its name in ``torchvision.models``.
+        weights_version: enum member of its published weights (``IMAGENET1K_V1``); None: torchvision's default.
+        resize, crop, interpolation, mean, std: preprocessing; None: what torchvision declares for the weights.
+        options: further arguments of torchvision's builder.
+    """
+
+    arch: str
+    weights_version: str | None = None
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    options: Mapping[str, Any] | None = None
+
+    def build(self) -> Classifier:
+        if self.arch not in names():
+            raise UserError(f"model.arch={self.arch} is no classifier of torchvision. {nearest(self.arch, names())}")
+        weights = self._weights()
+        state = None
+        if self.checkpoint:
+            state = read_state(self.checkpoint)
+        elif self.weights == "pretrained":
+            if self.num_classes not in (None, len(weights.meta["categories"])):
+                raise UserError(
+                    f"model.num_classes={self.num_classes}: the published weights of {self.arch} have "
+                    f"{len(weights.meta['categories'])} classes; give model.checkpoint=FILE or model.weights=random."
+                )
+            state = _fetched(weights, self.arch)
+        network = self._network(state)
+        if state is not None:
+            load_state(network, state, self.checkpoint or self.arch, self.arch)
+        return finish(self, network, self._view(weights), None)
+
+    def _weights(self) -> Any:
+        enum = torchvision.models.get_model_weights(self.arch)
+        version = self.weights_version or "DEFAULT"
+        if version not in enum.__members__:
+            raise UserError(
+                f"model.weights_version={version} is unknown for {self.arch}. Valid: {', '.join(enum.__members__)}."
+            )
+        return enum[version]
+
+    def _network(self, state: dict[str, torch.Tensor] | None) -> nn.Module:
+        options = dict(self.options or {})
+        classes = self.num_classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = _builder(self.arch, {**options, **({"num_classes": classes} if classes else {})})
+            if state is not None:
+                # Inception and GoogLeNet: training heads that a checkpoint may or may not hold
+                auxiliary = any(k.lower().startswith("aux") for k in state)
+                if hasattr(network, "aux_logits"):
+                    options["aux_logits"] = auxiliary
+                found = outputs_of(state, _last_weight(network))
+                options["num_classes"] = classes or found or 1000
+                torch.manual_seed(self.seed)
+                network = _builder(self.arch, options)
+        return network
+
+    def _view(self, weights: Any) -> View:
+        declared = weights.transforms()
+        return View(
+            resize=self.resize or declared.resize_size[0],
+            crop=self.crop or declared.crop_size[0],
+            interpolation=self.interpolation or declared.interpolation.value,
+            mean=tuple(self.mean or declared.mean),
+            std=tuple(self.std or declared.std),
+        )
+
+
+def _builder(arch: str, options: Mapping[str, Any]) -> nn.Module:
+    if arch in ("inception_v3", "googlenet"):
+        options = {"init_weights": False, **options}  # their own initialisation takes a minute and warns
+    try:
+        return torchvision.models.get_model(arch, weights=None, **options)
+    except TypeError as error:
+        raise UserError(f"model.options of {arch}: {error}.") from error
+
+
+def _last_weight(network: nn.Module) -> str:
+    """Name of the weight that makes the logits: the last linear or 1x1 convolution outside training heads."""
+    found = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.lower().startswith("aux")
+    ]
+    return f"{found[-1]}.weight"
+
+
+def _fetched(weights: Any, arch: str) -> dict[str, torch.Tensor]:
+    """torchvision's published weights, from its cache or its server."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"the weights of {arch} could not be downloaded ({error}): fetch {weights.url} and put it into {folder}, "
+            "or give model.checkpoint=FILE, or model.weights=random for a test."
+        ) from error

@@ -1,0 +1,63 @@
+"""The contract of every explainer: a batch of images and classes in, non-negative maps of the image's size out.
+
+An explainer is a :func:`~suny.configured.configured` class with a field ``name`` and the method ``explain``; its fields are
+the keys of ``conf/method/<name>.yaml``. Maps are raw: in the method's own units, not normalised. An image's map does not
+depend on its batch mates; what is random is drawn from the image's own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from suny.classifiers.engine import Engine
+
+
+@dataclass
+class Explanation:
+    """Maps of a batch, float32 (B, H, W), finite or not as the method made them, on the engine's device.
+
+    Args:
+        saliency: the one map that the metrics use, >= 0.
+        necessity, sufficiency: the two sides, >= 0, in common units; None for methods with one map.
+        diagnostics: for each image, numbers about the explanation that go into its record.
+    """
+
+    saliency: Tensor
+    necessity: Tensor | None = None
+    sufficiency: Tensor | None = None
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """Anything with a name that explains."""
+
+    @property
+    def name(self) -> str: ...
+
+    def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+        """Explains a batch.
+
+        Args:
+            engine: runs the network.
+            images: normalised, (B, 3, H, W), on the engine's device.
+            targets: class indices (B,).
+            seeds: one for each image.
+        """
+        ...
+
+
+def is_degenerate(saliency: Tensor) -> bool:
+    """Whether a map (H, W) says nothing: it is constant, or a value is not finite."""
+    return not bool(torch.isfinite(saliency).all()) or bool(saliency.max() == saliency.min())
+
+
+def upsample(maps: Tensor, side: int) -> Tensor:
+    """Bilinear upsampling (align_corners False) of maps (N, h, w) to (N, side, side)."""
+    return nnf.interpolate(maps[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,1 @@
+"""Images: data sets, decoding, the network's view of an image, perturbation of pixels."""

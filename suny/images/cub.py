@@ -1,0 +1,88 @@
+"""CUB-200-2011: birds of 200 species with one box and up to 15 part locations an image, in the official layout.
+
+    images.txt  image_class_labels.txt  classes.txt  train_test_split.txt  bounding_boxes.txt  parts/  images/
+
+Official class ids are 1..200, class indices here 0..199. Boxes are ``x y width height``. Part locations are points.
+
+Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+from suny.configured import configured
+from suny.errors import UserError
+from suny.images.dataset import Dataset, ImageList, Sample, find_root, read_columns
+from suny.images.geometry import Box
+
+
+@configured
+class Cub(Dataset):
+    """CUB-200-2011.
+
+    Args:
+        split: the official ``test`` (5794 images) or ``train`` (5994) part, or ``all``.
+    """
+
+    split: Literal["test", "train", "all"] = "test"
+
+    def read(self) -> ImageList:
+        def inside(root: Path) -> Path | None:
+            return next((p for p in (root, root / "CUB_200_2011") if (p / "images.txt").is_file()), None)
+
+        folder = find_root(self.root, "CUB-200-2011", inside, "images.txt and CUB_200_2011/images.txt")
+        images = read_columns(folder / "images.txt", ["id", "file"])
+        labels = _by_id(folder / "image_class_labels.txt", ["id", "class"])
+        split = _by_id(folder / "train_test_split.txt", ["id", "is_train"])
+        boxes = _by_id(folder / "bounding_boxes.txt", ["id", "x", "y", "width", "height"])
+        names = read_columns(folder / "classes.txt", ["class", "name"])
+        parts = _parts(folder / "parts")
+        wanted = {"test": {"0"}, "train": {"1"}, "all": {"0", "1"}}[self.split]
+        samples = []
+        try:
+            for id_, file in zip(images["id"], images["file"], strict=True):
+                if split[id_][0] not in wanted:
+                    continue
+                edges = [float(v) for v in boxes.get(id_, ())]
+                samples.append(
+                    Sample(
+                        image=str(Path(file).with_suffix("")),
+                        path=folder / "images" / file,
+                        label=int(labels[id_][0]) - 1,
+                        boxes=(Box(edges[0], edges[1], edges[0] + edges[2], edges[1] + edges[3]),) if edges else (),
+                        parts=tuple(parts.get(id_, ())),
+                        where=str(folder / "bounding_boxes.txt"),
+                    )
+                )
+        except KeyError as error:
+            raise UserError(f"{folder}: image id {error} is in images.txt but not in every other list.") from error
+        except ValueError as error:
+            raise UserError(f"{folder}: a list has a value that is not a number ({error}).") from error
+        class_names = {int(c) - 1: n for c, n in zip(names["class"], names["name"], strict=True)}
+        present = {s.label for s in samples}
+        notes = []
+        if len(present) < len(class_names):
+            notes.append(f"the folder holds {len(present)} of the {len(class_names)} classes; class ids stay official")
+        return ImageList(tuple(samples), class_names, "own", has_boxes=True, notes=tuple(notes))
+
+
+def _by_id(path: Path, names: list[str]) -> dict[str, list[str]]:
+    table = read_columns(path, names)
+    return dict(zip(table[names[0]], table[names[1:]].values.tolist(), strict=True))
+
+
+def _parts(folder: Path) -> dict[str, list[tuple[str, float, float]]]:
+    """Visible parts by image id; none where the folder is absent."""
+    if not (folder / "part_locs.txt").is_file():
+        return {}
+    part_table = read_columns(folder / "parts.txt", ["part", "name"])
+    names = dict(zip(part_table["part"], part_table["name"], strict=True))
+    found: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    table = read_columns(folder / "part_locs.txt", ["id", "part", "x", "y", "visible"])
+    for id_, part, x, y, visible in table.itertuples(index=False):
+        if visible == "1":
+            found[id_].append((names[part], float(x), float(y)))
+    return found

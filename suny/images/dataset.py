@@ -1,0 +1,267 @@
+"""What every data set is: a list of samples with their annotations.
+
+A data set reads its lists (cheap), a seeded subset is drawn, and the drawn samples are checked before anything is
+computed: the file is there, every box has a size and lies in its image. A new data set is one module with a subclass
+of :class:`Dataset` and one file in ``conf/dataset``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from suny.configured import configured
+from suny.errors import UserError, nearest
+from suny.images.decode import Decoded, UnreadableImage, stored_size
+from suny.images.geometry import Box, upright_box
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+# Annotations of the official sets overhang their image by a pixel or two (CUB image 47); that much is rounding.
+_OVERHANG = 2.0
+
+LabelSpace = Literal["imagenet", "own"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    Args:
+        image: its id: the path below the image folder without suffix (ILSVRC2012: the official image id).
+        path: the file.
+        label: class index, None where the data set has none.
+        boxes: edges in pixels of the annotated frame (:mod:`suny.images.geometry`).
+        parts: named points (x, y) in pixels of the annotated frame, visible ones only.
+        annotated_size: (width, height) of the frame the annotation was made in, None where it is not stated.
+        where: what a complaint about the annotation names (a file).
+        problem: why the sample can't be used in full, None where nothing is wrong.
+    """
+
+    image: str
+    path: Path
+    label: int | None = None
+    boxes: tuple[Box, ...] = ()
+    parts: tuple[tuple[str, float, float], ...] = ()
+    annotated_size: tuple[int, int] | None = None
+    where: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The samples of one run.
+
+    Args:
+        samples: in a fixed order, sorted by image id.
+        class_names: by class index.
+        label_space: ``imagenet`` where labels are ImageNet's indices 0..999, ``own`` where they are the data set's.
+        has_boxes: whether the data set is annotated with boxes at all.
+        notes: what a user should know about the list, one line each.
+    """
+
+    samples: tuple[Sample, ...]
+    class_names: dict[int, str]
+    label_space: LabelSpace
+    has_boxes: bool
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the image ids, labels, boxes and parts; the same wherever the files lie."""
+        digest = hashlib.sha256()
+        for s in self.samples:
+            boxes = [[b.x0, b.y0, b.x1, b.y1] for b in s.boxes]
+            digest.update(json.dumps([s.image, s.label, boxes, s.parts, s.annotated_size]).encode())
+        return digest.hexdigest()
+
+
+@configured
+class Dataset:
+    """Base of the data sets; the fields are the keys of ``conf/dataset/*.yaml``.
+
+    Args:
+        name: as in ``dataset=NAME``.
+        root: folder of the data set; None: the folder in the environment variable SUNY_DATA, or below it.
+        limit: how many images to draw; None takes all.
+        subset_seed: seed of the draw.
+        strict: True: a listed image that is missing, or an annotation that is wrong, ends the run before it
+            starts. False: such images are counted as failures and the others are used.
+    """
+
+    name: str
+    root: str | None = None
+    limit: int | None = None
+    subset_seed: int = 0
+    strict: bool = True
+
+    def read(self) -> ImageList:
+        """All samples that the lists name, not yet checked."""
+        raise NotImplementedError
+
+    def annotate(self, sample: Sample) -> Sample:
+        """Fills in what is expensive to read for all samples (an annotation file an image)."""
+        return sample
+
+    def load(self) -> ImageList:
+        """The checked samples of a run.
+
+        Raises:
+            UserError: a missing folder or list, a missing image, an annotation without box or with one outside the
+                image (where ``strict``), a limit that is not positive.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"dataset.limit is {self.limit}: give at least 1, or null for all images.")
+        found = self.read()
+        if not found.samples:
+            raise UserError(f"dataset '{self.name}': no image found in {self.root}.")
+        ordered = sorted(found.samples, key=lambda s: s.image)
+        drawn = draw(ordered, self.limit, self.subset_seed)
+        checked = tuple(self._checked(s, found.has_boxes) for s in drawn)
+        wrong = [s for s in checked if s.problem]
+        if wrong and self.strict:
+            more = f" ({len(wrong)} of {len(checked)} images have such a problem)" if len(wrong) > 1 else ""
+            raise UserError(
+                f"dataset '{self.name}': {wrong[0].problem}{more}. "
+                "Mend it, or count such images as failures with dataset.strict=false."
+            )
+        return replace(found, samples=checked)
+
+    def _checked(self, sample: Sample, needs_box: bool) -> Sample:
+        try:
+            return _check(self.annotate(sample), needs_box)
+        except UserError as error:
+            return replace(sample, problem=str(error).rstrip("."))
+
+
+def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """A random subset of a given size, in the given order; a larger limit keeps the images of a smaller one."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:limit]
+    return [samples[i] for i in np.sort(chosen)]
+
+
+def _check(sample: Sample, needs_box: bool) -> Sample:
+    """Marks what is wrong with a sample; wrong boxes are removed, a missing file keeps its path."""
+    if not sample.path.is_file():
+        return replace(sample, problem=f"image {sample.image} is listed but not on disk ({sample.path})")
+    if not needs_box:
+        return sample
+    if not sample.boxes:
+        return replace(sample, problem=f"annotation of image {sample.image} has no box ({sample.where})")
+    try:
+        frames = [sample.annotated_size or stored_size(sample.path)]
+    except UnreadableImage:
+        return sample  # counted when it is decoded
+    if sample.annotated_size is None:
+        frames.append(frames[0][::-1])  # an EXIF-rotated image may be annotated in either frame
+    for box in sample.boxes:
+        spoilt = f"({box.x0:g}, {box.y0:g})-({box.x1:g}, {box.y1:g}) of image {sample.image} ({sample.where})"
+        if box.area <= 0:
+            return replace(sample, boxes=(), problem=f"box {spoilt} is empty")
+        if all(box.overhang(w, h) > _OVERHANG for w, h in frames):
+            w, h = frames[0]
+            return replace(sample, boxes=(), problem=f"box {spoilt} lies outside the image of {w} x {h} pixels")
+    return sample
+
+
+def upright_annotation(sample: Sample, decoded: Decoded) -> list[Box]:
+    """The sample's boxes in pixels of the upright image, clipped to it.
+
+    Annotations are made on the stored pixels, unless their stated size, or a box that only fits so, says that they
+    were made on the upright image. A stated size that is a scaled one (a resized copy of the data set) scales the boxes.
+
+    Raises:
+        UserError: the stated size has another shape than the image.
+    """
+    if not sample.boxes:
+        return []
+    stored, upright = decoded.stored_size, decoded.image.size
+    frame = sample.annotated_size or stored
+    boxes = list(sample.boxes)
+
+    def same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)  # equal aspect up to one pixel of rounding
+
+    def fits(size: tuple[int, int]) -> bool:
+        return all(b.overhang(*size) <= _OVERHANG for b in boxes)
+
+    made_on_stored = same_shape(frame, stored)
+    if sample.annotated_size is None and not fits(stored) and fits(upright):
+        made_on_stored, frame = False, upright
+    target = stored if made_on_stored else upright
+    if not same_shape(frame, target):
+        raise UserError(
+            f"annotation of image {sample.image} ({sample.where}) is for {frame[0]} x {frame[1]} pixels, "
+            f"the image has {stored[0]} x {stored[1]}: use the annotation that belongs to this copy."
+        )
+    boxes = [b.scale(target[0] / frame[0], target[1] / frame[1]) for b in boxes]
+    if made_on_stored:
+        boxes = [upright_box(b, stored, decoded.orientation) for b in boxes]
+    return [b.clip(*upright) for b in boxes]
+
+
+def find_root(given: str | None, dataset: str, inside: Callable[[Path], Path | None], wanted: str) -> Path:
+    """The folder of a data set, from ``dataset.root`` or the environment variable SUNY_DATA.
+
+    Args:
+        given: the configured root (which the conf files take from SUNY_DATA where none is given).
+        dataset: its name, for the message.
+        inside: returns the data set's folder at or below a root, or None where it isn't there.
+        wanted: what was looked for, for the message.
+
+    Raises:
+        UserError: no root given, it does not exist, or it lacks what was looked for.
+    """
+    if not given:
+        raise UserError(
+            f"dataset '{dataset}' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA."
+        )
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        raise UserError(f"dataset.root={given} is not a folder: give the folder of {dataset}.")
+    found = inside(root)
+    if found is None:
+        raise UserError(f"dataset.root={given} does not have the layout of {dataset}: looked for {wanted}.")
+    return found
+
+
+def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> pd.DataFrame:
+    """A headerless list file as text columns.
+
+    Raises:
+        UserError: the file is missing or a line has another number of fields.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: it belongs to the official layout of the data set.")
+    rows = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split(sep, len(names) - 1) if sep != " " else line.split(None, len(names) - 1)
+            if not fields or not line.strip():
+                continue
+            if len(fields) != len(names):
+                raise UserError(f"{path}, line {number}: expected {len(names)} fields ({' '.join(names)}).")
+            rows.append([f.strip() for f in fields])
+    return pd.DataFrame(rows, columns=list(names), dtype=str)
+
+
+@functools.cache
+def imagenet_classes(path: Path | None = None) -> dict[str, tuple[int, str]]:
+    """WordNet id -> (class index 0..999, name), from a LOC_synset_mapping.txt or, without one, ImageNet's own order."""
+    table = read_columns(path or Path(__file__).with_name("imagenet_classes.txt"), ["wnid", "name"])
+    return {wnid: (i, name) for i, (wnid, name) in enumerate(zip(table["wnid"], table["name"], strict=True))}
+
+
+def unknown_class(name: str, valid: Sequence[str], where: str) -> UserError:
+    """The error for a class that the data set's class list does not have."""
+    return UserError(f"unknown class '{name}' in {where}. {nearest(name, valid)}The class list has {len(valid)} names.")

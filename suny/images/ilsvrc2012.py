@@ -1,0 +1,167 @@
+"""ILSVRC2012 validation images with boxes: the official CLS-LOC layout, and the flat ones of older copies.
+
+Official (the Kaggle archive, with or without its ``ILSVRC`` folder)::
+
+    Data/CLS-LOC/val/*.JPEG   Annotations/CLS-LOC/val/*.xml   LOC_synset_mapping.txt   LOC_val_solution.csv
+
+Flat: all images in one folder (the root, ``val``, ``ILSVRC2012_img_val`` ...), the XML files in another or the same
+one. The class comes from LOC_val_solution.csv, else from the XML, else from Caffe's ``val.txt`` (file name and index).
+Corners in the XML are inclusive pixels, xmin..xmax.
+
+Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from suny.configured import configured
+from suny.errors import UserError
+from suny.images.dataset import (
+    IMAGE_SUFFIXES,
+    Dataset,
+    ImageList,
+    Sample,
+    find_root,
+    imagenet_classes,
+    read_columns,
+    unknown_class,
+)
+from suny.images.geometry import Box
+
+_IMAGE_FOLDERS = ("Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", "")
+_XML_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val", "Annotations", "bbox", "val", "")
+_PREFIX = "ILSVRC2012_val_"
+
+
+@configured
+class Ilsvrc2012(Dataset):
+    """The validation set of ILSVRC2012 (50,000 images); keys as in :class:`~suny.images.dataset.Dataset`."""
+
+    def read(self) -> ImageList:
+        images = find_root(
+            self.root,
+            "ILSVRC2012",
+            lambda root: _folder_with(root, _IMAGE_FOLDERS, IMAGE_SUFFIXES),
+            f"Data/CLS-LOC/val/{_PREFIX}*.JPEG (official layout) or a folder of {_PREFIX}*.JPEG (flat layout)",
+        )
+        root = Path(str(self.root)).expanduser()
+        xml = _folder_with(root, _XML_FOLDERS, (".xml",))
+        files = {Path(e.name).stem: Path(e.path) for e in _files(images, IMAGE_SUFFIXES)}
+        mapping = _beside(root, "LOC_synset_mapping.txt")
+        classes = imagenet_classes(mapping)
+        solution = _beside(root, "LOC_val_solution.csv")
+        caffe = _beside(root, "val.txt")
+        if solution:
+            samples = list(_from_solution(solution, classes, images, files))
+        elif xml is None and caffe:
+            table = read_columns(caffe, ["file", "index"])
+            samples = [
+                Sample(Path(f).stem, files.get(Path(f).stem, images / f), int(i))
+                for f, i in zip(table["file"], table["index"], strict=True)
+            ]
+        elif xml is None:
+            raise UserError(
+                f"dataset.root={self.root}: no labels; looked for LOC_val_solution.csv, "
+                f"Annotations/CLS-LOC/val/{_PREFIX}*.xml and val.txt."
+            )
+        else:
+            samples = [Sample(stem, path) for stem, path in files.items()]
+        if xml is not None:
+            samples = [replace(s, where=str(xml / f"{s.image}.xml")) for s in samples]
+        return ImageList(
+            samples=tuple(samples),
+            class_names={i: name for i, name in classes.values()},
+            label_space="imagenet",
+            has_boxes=xml is not None or any(s.boxes for s in samples),
+            notes=() if solution else ("no LOC_val_solution.csv: every image on disk is used",),
+        )
+
+    def annotate(self, sample: Sample) -> Sample:
+        if not sample.where.endswith(".xml"):
+            return sample
+        size, objects = read_xml(Path(sample.where))
+        if sample.label is None and objects:
+            classes = imagenet_classes(_beside(Path(str(self.root)).expanduser(), "LOC_synset_mapping.txt"))
+            wnid = objects[0][0]
+            if wnid not in classes:
+                raise unknown_class(wnid, list(classes), sample.where)
+            sample = replace(sample, label=classes[wnid][0])
+        return replace(sample, boxes=tuple(box for _, box in objects), annotated_size=size)
+
+
+def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]:
+    """(width, height) and the (WordNet id, box) of every object of a PASCAL VOC annotation; no file, no objects.
+
+    Raises:
+        UserError: the file is not such an annotation.
+    """
+    try:
+        tree = ElementTree.parse(path).getroot()
+        objects = []
+        for item in tree.iter("object"):
+            corner = item.find("bndbox")
+            if corner is not None:
+                x0, y0, x1, y1 = (float(str(corner.findtext(k))) for k in ("xmin", "ymin", "xmax", "ymax"))
+                objects.append((str(item.findtext("name")).strip(), Box(x0, y0, x1 + 1, y1 + 1)))
+        width, height = (int(tree.findtext(f"size/{k}") or 0) for k in ("width", "height"))
+    except FileNotFoundError:
+        return None, []
+    except (ElementTree.ParseError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a PASCAL VOC annotation: {error}.") from error
+    return ((width, height) if width > 0 and height > 0 else None), objects
+
+
+def _from_solution(
+    solution: Path, classes: dict[str, tuple[int, str]], images: Path, files: dict[str, Path]
+) -> Iterator[Sample]:
+    """Samples of LOC_val_solution.csv: ``ImageId,PredictionString``, the latter ``wnid x0 y0 x1 y1`` repeated."""
+    try:
+        table = pd.read_csv(solution, dtype=str, keep_default_na=False)
+        rows = list(zip(table["ImageId"], table["PredictionString"], strict=True))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{solution}: expected the columns ImageId,PredictionString ({error}).") from error
+    for image, prediction in rows:
+        fields = prediction.split()
+        if not fields or fields[0] not in classes:
+            raise unknown_class(fields[0] if fields else "", list(classes), f"{solution}, image {image}")
+        try:
+            corners = [[float(v) for v in fields[i + 1 : i + 5]] for i in range(0, len(fields) - 4, 5)]
+        except ValueError as error:
+            raise UserError(f"{solution}, image {image}: {error}.") from error
+        yield Sample(
+            image=image,
+            path=files.get(image, images / f"{image}.JPEG"),
+            label=classes[fields[0]][0],
+            boxes=tuple(Box(x0, y0, x1 + 1, y1 + 1) for x0, y0, x1, y1 in corners),
+            where=str(solution),
+        )
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.name.lower().endswith(suffixes):
+                yield entry
+
+
+def _folder_with(root: Path, candidates: tuple[str, ...], suffixes: tuple[str, ...]) -> Path | None:
+    """The first folder that holds such files: the usual ones, then any folder at most two levels down."""
+    usual = [root / c for c in candidates]
+    others = (p for depth in ("*", "*/*") for p in sorted(root.glob(depth)) if p.name not in {"train", "test"})
+    for folder in (*usual, *others):
+        if folder.is_dir() and next(_files(folder, suffixes), None) is not None:
+            return folder
+    return None
+
+
+def _beside(root: Path, name: str) -> Path | None:
+    """A list file of the data set: in the root, in its ILSVRC folder, or one level above."""
+    places = (root / name, root / "ILSVRC" / name, root.parent / name)
+    return next((p for p in places if p.is_file()), None)

@@ -1,0 +1,94 @@
+"""The one place that perturbs pixels, for methods and metrics alike.
+
+Images are normalised (C, H, W); a *substrate* is what stands where pixels are removed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from torch.nn import functional as nnf
+
+Substrate = Literal["zero", "blur"]
+
+
+def substrate(image: Tensor, kind: Substrate) -> Tensor:
+    """What replaces the removed pixels of an image.
+
+    Args:
+        image: normalised, (3, H, W).
+        kind: ``zero``: 0 of the normalised image, the data set's mean colour; ``blur``: RISE's blur (:func:`rise_kernel`).
+
+    Returns: (3, H, W).
+    """
+    if kind == "zero":
+        return torch.zeros_like(image)
+    if kind == "blur":
+        kernel = rise_kernel().to(image)[None, None].expand(3, 1, -1, -1)
+        return nnf.conv2d(image[None], kernel, padding=kernel.shape[-1] // 2, groups=3)[0]
+    raise ValueError(f"unknown substrate {kind!r}")
+
+
+def rise_kernel(size: int = 11, sigma: float = 5.0) -> Tensor:
+    """The blur kernel of RISE's insertion (Petsiuk, Das, Saenko, BMVC 2018), float32 (size, size), sum 1.
+
+    A delta, Gaussian-filtered inside the size x size window whose border reflects: nearly a box (corner over centre
+    0.876, where a truncated Gaussian has 0.368). The border of the image is padded with zeros when it is applied.
+    """
+    delta = torch.zeros(size, size, dtype=torch.float64)
+    delta[size // 2, size // 2] = 1.0
+    return torch.from_numpy(gaussian_filter(delta.numpy(), sigma)).to(torch.float32)
+
+
+def blend(image: Tensor, background: Tensor, keep: Tensor) -> Tensor:
+    """The image where ``keep`` is 1, the background where it is 0, mixed in between.
+
+    Args:
+        image, background: (3, H, W).
+        keep: (n, H, W) in [0, 1].
+
+    Returns: (n, 3, H, W).
+    """
+    keep = keep[:, None]
+    return image * keep + background * (1 - keep)
+
+
+def pixel_order(saliency: Tensor) -> Tensor:
+    """Pixel indices (raster order) by decreasing saliency; ties keep raster order (stable).
+
+    Args:
+        saliency: (H, W).
+
+    Returns: int64 (H * W,).
+    """
+    return torch.argsort(saliency.flatten(), descending=True, stable=True)
+
+
+def rank_of(order: Tensor) -> Tensor:
+    """Rank of each pixel, the inverse of an order: rank 0 is the most salient pixel."""
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    return rank
+
+
+def tied_fraction(saliency: Tensor) -> float:
+    """Fraction of the pixels that share their value with another pixel: where the tie rule decides, in [0, 1]."""
+    _, counts = torch.unique(saliency, return_counts=True)
+    return float(counts[counts > 1].sum()) / saliency.numel()
+
+
+def replace_top(start: Tensor, finish: Tensor, rank: Tensor, counts: Tensor) -> Tensor:
+    """The image ``start`` with its most salient pixels (all channels of a pixel together) taken from ``finish``.
+
+    Args:
+        start, finish: (3, H, W).
+        rank: (H, W), from :func:`rank_of`.
+        counts: how many pixels are taken, (n,).
+
+    Returns: (n, 3, H, W).
+    """
+    taken = rank[None] < counts[:, None, None].to(rank.device)
+    return torch.where(taken[:, None], finish[None], start[None])

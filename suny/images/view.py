@@ -1,0 +1,69 @@
+"""The network's view of an image: resize the shorter side, crop the centre, normalise; boxes follow.
+
+Resize and crop are torchvision's, so that a published network sees what it was evaluated on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
+
+from suny.images.geometry import Box
+
+
+@dataclass(frozen=True)
+class View:
+    """Preprocessing of a network.
+
+    Args:
+        resize: length of the shorter side after the resize, pixels.
+        crop: side of the square centre crop, pixels; the network's input size.
+        interpolation: ``bilinear`` or ``bicubic`` (antialiased, on 8-bit pixels).
+        mean, std: of each RGB channel, for pixels in [0, 1].
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The normalised input of the network, float32 (3, crop, crop)."""
+        pixels = tvf.pil_to_tensor(self.visible(image)).to(torch.float32)
+        # in units of 0..255, so that a mean of 127 and a standard deviation of 128 are exact
+        mean = torch.tensor(self.mean, dtype=torch.float64)[:, None, None] * 255.0
+        std = torch.tensor(self.std, dtype=torch.float64)[:, None, None] * 255.0
+        return (pixels - mean.to(torch.float32)) / std.to(torch.float32)
+
+    def visible(self, image: Image.Image) -> Image.Image:
+        """What the network sees, as a picture (crop, crop)."""
+        resized = tvf.resize(image, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        return tvf.center_crop(resized, [self.crop, self.crop])
+
+    def boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[list[Box], int]:
+        """Boxes of the upright image as they lie in the view.
+
+        Args:
+            boxes: edges in the upright image, pixels.
+            size: (width, height) of the upright image.
+
+        Returns:
+            The boxes clipped to the view, and how many the crop has lost.
+        """
+        w, h = size
+        rw, rh = self._resized(w, h)
+        left, top = round((rw - self.crop) / 2.0), round((rh - self.crop) / 2.0)
+        seen = [b.scale(rw / w, rh / h).shift(-left, -top).clip(self.crop, self.crop) for b in boxes]
+        kept = [b for b in seen if b.area > 0]
+        return kept, len(boxes) - len(kept)
+
+    def _resized(self, w: int, h: int) -> tuple[int, int]:
+        """torchvision's rule: the shorter side becomes ``resize``, the longer one is cut to an integer."""
+        return (self.resize, int(self.resize * h / w)) if w <= h else (int(self.resize * w / h), self.resize)
