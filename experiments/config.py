@@ -128,7 +128,9 @@ def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
         return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."
     if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
         return f"{key} is missing: give {key}=VALUE."
-    said = "; or ".join(dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1]))
+    said = "; or ".join(
+        dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+    )
     given = first["input"]
     hint = ""
     literal = [e["ctx"]["expected"] for e in error.errors() if e["type"] == "literal_error"]

@@ -34,29 +34,31 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     """
     photo = np.asarray(visible, dtype=np.float64) / 255.0
     numbers: dict[str, Any] = explanation.diagnostics[0] if explanation.diagnostics else {}
-    panels: list[tuple[str, NDArray[np.float64], str | None]] = [("input", photo, None)]
+    panels: list[tuple[str, NDArray[np.float64]]] = [("input", photo)]
+    two_sided = explanation.necessity is not None and explanation.sufficiency is not None
     if explanation.necessity is not None and explanation.sufficiency is not None:
-        n, s = (m[0].double().cpu().numpy() for m in (explanation.necessity, explanation.sufficiency))
+        n, s = (np.nan_to_num(m[0].double().cpu().numpy()) for m in (explanation.necessity, explanation.sufficiency))
         top = max(float(n.max()), float(s.max())) or 1.0
         n, s = n / top, s / top
         colour, strength = bivariate(n, s), np.maximum(n, s)
-        panels += [("necessity", n, "Blues_r"), ("sufficiency", s, "Oranges_r"), ("both", colour, None)]
+        panels += [("necessity", bivariate(n, 0)), ("sufficiency", bivariate(0, s)), ("both", colour)]
     else:
         saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
         span = float(saliency.max() - saliency.min()) or 1.0
         strength = (saliency - saliency.min()) / span
         colour = plt.get_cmap("inferno")(strength)[..., :3]
-        panels += [("saliency", strength, "inferno")]
+        panels += [("saliency", colour)]
     alpha = 0.25 + 0.6 * strength[..., None]
-    panels += [("overlay", np.clip((1 - alpha) * photo + alpha * colour, 0, 1), None)]
+    panels += [("overlay", np.clip((1 - alpha) * photo + alpha * colour, 0, 1))]
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.2), layout="constrained")
-    for axis, (title, content, cmap) in zip(axes, panels, strict=True):
-        axis.imshow(content, cmap=cmap, vmin=0 if cmap else None, vmax=1 if cmap else None)
+    widths = [1.0] * len(panels) + ([0.4] if two_sided else [])
+    figure, axes = plt.subplots(1, len(widths), figsize=(2.5 * sum(widths), 3.2), width_ratios=widths, layout="constrained")
+    for axis, (title, content) in zip(axes, panels, strict=False):
+        axis.imshow(content)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
-        if title == "both":
-            _draw_legend(axis)
+    if two_sided:
+        _draw_legend(axes[-1])
     said = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
     flags = "; ".join(numbers.get("flags", []))
     lines = [caption, *([said] if said else []), *([f"flags: {flags}"] if flags else [])]
@@ -66,13 +68,10 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
 
 
 def _draw_legend(axis: Any) -> None:
-    square = axis.inset_axes((0.68, 0.02, 0.3, 0.3))
-    square.imshow(legend())
-    square.set_xticks([])
-    square.set_yticks([])
-    style = {"fontsize": 6, "color": "white", "labelpad": 1}
-    square.set_xlabel("sufficiency", **style)
-    square.xaxis.set_label_position("top")
-    square.set_ylabel("necessity", **style)
-    for spine in square.spines.values():
-        spine.set_color("white")
+    """The colour square: what a colour of the two-dimensional map says."""
+    axis.imshow(legend(), extent=(0, 1, 0, 1))
+    axis.set_xticks([0, 1], ["0", "1"], fontsize=7)
+    axis.set_yticks([0, 1], ["0", "1"], fontsize=7)
+    axis.set_xlabel("sufficiency", fontsize=8, labelpad=0)
+    axis.set_ylabel("necessity", fontsize=8, labelpad=0)
+    axis.set_title("legend", fontsize=8)

@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Cell:
                 raise UserError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it.") from None
         try:
             with writing(folder):
-                note = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(timezone.utc):%F %T} UTC"
+                note = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%F %T} UTC"
                 (folder / ".holder").write_text(note, encoding="utf-8")
                 cell = cls(folder)
                 cell._read()

@@ -232,7 +232,12 @@ def _card(
         "target_layer": classifier.target_layer,
         "preprocessing": {**asdict(classifier.view), "exif": "upright"},
         "metrics": {
-            name: {**asdict(metric), "version": metric.version, "unit": metric.unit, "reference": metric.reference}
+            name: {
+                **asdict(metric),  # type: ignore[call-overload]
+                "version": metric.version,
+                "unit": metric.unit,
+                "reference": metric.reference,
+            }
             for name, metric in metrics.items()
         },
         "skipped": skipped,
@@ -338,7 +343,5 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "n": len(records),
         "metrics": {name: mean_interval(values(name)) for name in metrics},
         "failures": failures,
-        "cost": {
-            key: mean_interval(values(key))["mean"] for key in ("forwards", "explain_forwards", "explain_backwards")
-        },
+        "cost": {key: mean_interval(values(key))["mean"] for key in ("forwards", "explain_forwards", "explain_backwards")},
     }

@@ -50,9 +50,7 @@ def curve(case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, p
         pixels = case.rank.numel()
         counts = steps(pixels, points)
         which = torch.tensor(counts)
-        scores = case.engine.score(
-            len(counts), lambda part: replace_top(start, finish, case.rank, which[part]), case.target
-        )
+        scores = case.engine.score(len(counts), lambda part: replace_top(start, finish, case.rank, which[part]), case.target)
         return scores, [c / pixels for c in counts]
 
     return case.once((kind, fill, points), compute)

@@ -35,5 +35,6 @@ class EnergyProportion:
             return None
         saliency = case.saliency.double()
         total = float(saliency.sum())
-        inside = box_mask(case.boxes, *case.saliency.shape, device=saliency.device)
+        height, width = saliency.shape
+        inside = box_mask(case.boxes, height, width, saliency.device)
         return float(saliency[inside].sum()) / total if total > 0 else None

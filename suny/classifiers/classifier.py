@@ -88,7 +88,7 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
             f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
         )
     space: LabelSpace = "imagenet" if outputs == 1000 else "own"
-    names = {i: n for i, n in imagenet_classes().values()} if space == "imagenet" else {}
+    names = dict(imagenet_classes().values()) if space == "imagenet" else {}
     return Classifier(model.name, network, view, layer, outputs, names, space)
 
 

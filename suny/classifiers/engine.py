@@ -76,7 +76,8 @@ class Engine:
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE.get(self.device.type, 8)
         self.side = classifier.view.crop
         network = split(classifier.network, classifier.target_layer, self.side)
-        self.network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.register_forward_pre_hook(self._count)
         self._cost = Cost()
         if self.device.type == "cuda":

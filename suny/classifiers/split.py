@@ -62,7 +62,7 @@ class TracedSplit(SplitNetwork):
 
     tail_only = True
 
-    def __init__(self, head: fx.GraphModule, tail: fx.GraphModule) -> None:
+    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
         super().__init__()
         self.head_graph = head
         self.tail_graph = tail
@@ -202,7 +202,7 @@ def _traced(network: nn.Module, layer: str) -> tuple[fx.GraphModule, fx.GraphMod
                 carried.append(needed)
                 inside[needed] = tail.placeholder(f"carried_{len(carried)}")
         inside[node] = tail.node_copy(node, lambda n: inside[n])
-    head.output(tuple([copied[cut], *(copied[n] for n in carried)]))
+    head.output((copied[cut], *(copied[n] for n in carried)))
     # placeholders must come first, in the order of the call
     first = next(n for n in tail.nodes if n.op == "placeholder")
     for node in [n for n in tail.nodes if n.op == "placeholder"][1:]:

@@ -34,7 +34,7 @@ class Demo(Dataset):
                     where=str(listing),
                 )
             )
-        return ImageList(tuple(samples), {i: n for i, n in classes.values()}, "imagenet", has_boxes=True)
+        return ImageList(tuple(samples), dict(classes.values()), "imagenet", has_boxes=True)
 
 
 def _package_folder(package: str) -> Path:

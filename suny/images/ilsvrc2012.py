@@ -36,7 +36,15 @@ from suny.images.dataset import (
 from suny.images.geometry import Box
 
 _IMAGE_FOLDERS = ("Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", "")
-_XML_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val", "Annotations", "bbox", "val", "")
+_XML_FOLDERS = (
+    "Annotations/CLS-LOC/val",
+    "ILSVRC/Annotations/CLS-LOC/val",
+    "Annotations/val",
+    "Annotations",
+    "bbox",
+    "val",
+    "",
+)
 _PREFIX = "ILSVRC2012_val_"
 
 
@@ -77,7 +85,7 @@ class Ilsvrc2012(Dataset):
             samples = [replace(s, where=str(xml / f"{s.image}.xml")) for s in samples]
         return ImageList(
             samples=tuple(samples),
-            class_names={i: name for i, name in classes.values()},
+            class_names=dict(classes.values()),
             label_space="imagenet",
             has_boxes=xml is not None or any(s.boxes for s in samples),
             notes=() if solution else ("no LOC_val_solution.csv: every image on disk is used",),

@@ -36,7 +36,7 @@ class ImageFolder(Dataset):
                 "others are: name all class folders by WordNet ids, or none."
             )
         label = {f: imagenet[f][0] if space == "imagenet" else i for i, f in enumerate(folders)}
-        names = {i: name for i, name in imagenet.values()} if space == "imagenet" else dict(enumerate(folders))
+        names = dict(imagenet.values()) if space == "imagenet" else dict(enumerate(folders))
         stems = [str(p.relative_to(root).with_suffix("")) for p in files]
         ids = stems if len(set(stems)) == len(stems) else [str(p.relative_to(root)) for p in files]
         samples = tuple(Sample(i, p, label[p.parent.name]) for i, p in zip(ids, files, strict=True))

@@ -1,0 +1,30 @@
+# Every target sets up .venv by itself, once: the pinned versions of constraints.txt, tested together.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(READY) ## the main job on six photographs, no download
+	$(BIN)/python run.py pictures=6
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## the long checks as well
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first: without it pip would look for the newest build that torchvision and grad-cam admit
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv
