@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, dotted_keys, explain_hydra, register_torchvision
 from suny.errors import UserError
+
+# what a full or forbidden disk answers; Hydra itself writes below results_dir in a sweep
+_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 EXIT_OK, EXIT_MISTAKE, EXIT_STOPPED = 0, 2, 130
 
@@ -31,6 +35,11 @@ def guarded(program: Callable[[], int]) -> int:
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         return EXIT_STOPPED
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        complain(UserError(f"cannot write {error.filename or ''}: {error.strerror}; give another results_dir=DIR."))
+        return EXIT_MISTAKE
 
 
 def complain(error: UserError) -> None:

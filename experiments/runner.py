@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ def run_cell(run: Run) -> Finished:
     device = pick_device(run.settings.device)
     images = run.dataset.load()
     classifier = run.model.build()
+    if not classifier.class_names and len(images.class_names) == classifier.num_classes:
+        classifier = replace(classifier, class_names=images.class_names)
     notes = list(images.notes)
     samples, label_note = _labelled(run, images, classifier)
     notes += [label_note] if label_note else []
@@ -188,27 +190,23 @@ def _caption(engine: Engine, sample: Sample, target: int, probabilities: torch.T
 
 def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
     """Checks that the labels are the network's classes; labels that can't be are dropped with a note."""
-    samples = images.samples
-    if images.label_space == "own" and run.dataset.name == "imagefolder" and len(images.class_names) != classifier.num_classes:
-        note = f"{len(images.class_names)} class folders, {classifier.num_classes} network outputs: labels are not compared"
+    samples, outputs = images.samples, classifier.num_classes
+    other = f"{run.dataset.name} has {len(images.class_names)} classes, {run.model.name} has {outputs} outputs"
+    same_count = len(images.class_names) == outputs
+    if images.label_space == "folders" and not same_count:
         if run.settings.target == "label":
-            raise UserError(f"target=label: {note}; use target=predicted, or a network with as many classes.")
-        return tuple(Sample(s.image, s.path, None, s.boxes) for s in samples), note
-    worst = max(samples, key=lambda s: -1 if s.label is None else s.label)
-    if worst.label is not None and worst.label >= classifier.num_classes:
-        raise UserError(
-            f"image {worst.image} has class index {worst.label}, but {run.model.name} has {classifier.num_classes} "
-            "outputs (0 is the first): use a network (model.checkpoint=FILE, model.num_classes=K) made for this data set."
-        )
+            raise UserError(f"target=label: {other}; use target=predicted, or a network with as many classes.")
+        return tuple(replace(s, label=None) for s in samples), f"{other}: labels are not compared with predictions"
     if run.settings.target == "label" and any(s.label is None for s in samples):
         raise UserError(f"target=label: dataset '{run.dataset.name}' has images without label; use target=predicted.")
-    if images.label_space != classifier.label_space:
-        return samples, (
-            f"{run.model.name} has {classifier.num_classes} outputs, {run.dataset.name} has {len(images.class_names)} classes: "
-            "wrong-class counts mean nothing unless the network was trained on these classes"
-            if len(images.class_names) != classifier.num_classes
-            else None
+    worst = max(samples, key=lambda s: -1 if s.label is None else s.label)
+    if worst.label is not None and worst.label >= outputs:
+        raise UserError(
+            f"image {worst.image} has class index {worst.label}, but {run.model.name} has {outputs} outputs (0 is the "
+            "first): use a network (model.checkpoint=FILE, model.num_classes=K) made for this data set."
         )
+    if images.label_space != classifier.label_space and not same_count:
+        return samples, f"{other}: the wrong-class count means nothing unless the network was trained on these classes"
     return samples, None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,11 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Annotations of the official sets overhang their image by a pixel or two (CUB image 47); that much is rounding.
 _OVERHANG = 2.0
 
-LabelSpace = Literal["imagenet", "own"]
+# A root with more folders than this is a data set itself, no folder of data sets.
+_PARENT_FOLDERS = 100
+
+# imagenet: ImageNet's indices 0..999; own: the data set's official ids; folders: positions in a sorted list of folders
+LabelSpace = Literal["imagenet", "own", "folders"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ImageList:
     Args:
         samples: in a fixed order, sorted by image id.
         class_names: by class index.
-        label_space: ``imagenet`` where labels are ImageNet's indices 0..999, ``own`` where they are the data set's.
+        label_space: what the labels count.
         has_boxes: whether the data set is annotated with boxes at all.
         notes: what a user should know about the list, one line each.
     """
@@ -210,13 +214,13 @@ def upright_annotation(sample: Sample, decoded: Decoded) -> list[Box]:
     return [b.clip(*upright) for b in boxes]
 
 
-def find_root(given: str | None, dataset: str, inside: Callable[[Path], Path | None], wanted: str) -> Path:
-    """The folder of a data set, from ``dataset.root`` or the environment variable SUNY_DATA.
+def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wanted: str) -> Path:
+    """The folder of a data set: the given one, or one at most two levels below it.
 
     Args:
-        given: the configured root (which the conf files take from SUNY_DATA where none is given).
+        given: ``dataset.root``, which the conf files take from the environment variable SUNY_DATA where it isn't set.
         dataset: its name, for the message.
-        inside: returns the data set's folder at or below a root, or None where it isn't there.
+        holds: whether a folder has the data set's layout.
         wanted: what was looked for, for the message.
 
     Raises:
@@ -229,10 +233,19 @@ def find_root(given: str | None, dataset: str, inside: Callable[[Path], Path | N
     root = Path(given).expanduser()
     if not root.is_dir():
         raise UserError(f"dataset.root={given} is not a folder: give the folder of {dataset}.")
-    found = inside(root)
+    found = next((p for p in _places(root) if holds(p)), None)
     if found is None:
         raise UserError(f"dataset.root={given} does not have the layout of {dataset}: looked for {wanted}.")
     return found
+
+
+def _places(root: Path) -> Iterator[Path]:
+    """A folder, the folders in it, and those in these: a data set is looked for there, nearest first."""
+    yield root
+    inner = sorted(p for p in root.iterdir() if p.is_dir())
+    yield from inner
+    for folder in inner[:_PARENT_FOLDERS]:
+        yield from sorted(p for p in folder.iterdir() if p.is_dir())
 
 
 def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> pd.DataFrame:

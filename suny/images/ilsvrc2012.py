@@ -36,15 +36,7 @@ from suny.images.dataset import (
 from suny.images.geometry import Box
 
 _IMAGE_FOLDERS = ("Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", "")
-_XML_FOLDERS = (
-    "Annotations/CLS-LOC/val",
-    "ILSVRC/Annotations/CLS-LOC/val",
-    "Annotations/val",
-    "Annotations",
-    "bbox",
-    "val",
-    "",
-)
+_XML_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val", "Annotations", "")
 _PREFIX = "ILSVRC2012_val_"
 
 
@@ -53,14 +45,14 @@ class Ilsvrc2012(Dataset):
     """The validation set of ILSVRC2012 (50,000 images); keys as in :class:`~suny.images.dataset.Dataset`."""
 
     def read(self) -> ImageList:
-        images = find_root(
+        root = find_root(
             self.root,
             "ILSVRC2012",
-            lambda root: _folder_with(root, _IMAGE_FOLDERS, IMAGE_SUFFIXES),
+            lambda folder: _folder_with(folder, _IMAGE_FOLDERS, IMAGE_SUFFIXES) is not None,
             f"Data/CLS-LOC/val/{_PREFIX}*.JPEG (official layout) or a folder of {_PREFIX}*.JPEG (flat layout)",
         )
-        root = Path(str(self.root)).expanduser()
-        xml = _folder_with(root, _XML_FOLDERS, (".xml",))
+        images = _folder_with(root, _IMAGE_FOLDERS, IMAGE_SUFFIXES) or root
+        xml = _folder_with(root, _XML_FOLDERS, (".xml",)) or _flat_annotations(root, Path(str(self.root)).expanduser())
         files = {Path(e.name).stem: Path(e.path) for e in _files(images, IMAGE_SUFFIXES)}
         mapping = _beside(root, "LOC_synset_mapping.txt")
         classes = imagenet_classes(mapping)
@@ -96,8 +88,7 @@ class Ilsvrc2012(Dataset):
             return sample
         size, objects = read_xml(Path(sample.where))
         if sample.label is None and objects:
-            classes = imagenet_classes(_beside(Path(str(self.root)).expanduser(), "LOC_synset_mapping.txt"))
-            wnid = objects[0][0]
+            classes, wnid = imagenet_classes(), objects[0][0]
             if wnid not in classes:
                 raise unknown_class(wnid, list(classes), sample.where)
             sample = replace(sample, label=classes[wnid][0])
@@ -160,12 +151,18 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[os.DirEntry[str]
 
 
 def _folder_with(root: Path, candidates: tuple[str, ...], suffixes: tuple[str, ...]) -> Path | None:
-    """The first folder that holds such files: the usual ones, then any folder at most two levels down."""
-    usual = [root / c for c in candidates]
-    others = (p for depth in ("*", "*/*") for p in sorted(root.glob(depth)) if p.name not in {"train", "test"})
-    for folder in (*usual, *others):
-        if folder.is_dir() and next(_files(folder, suffixes), None) is not None:
-            return folder
+    """The first of the candidate folders that holds files of the validation set."""
+    folders = (root / c for c in candidates)
+    return next((f for f in folders if f.is_dir() and next(_files(f, suffixes), None) is not None), None)
+
+
+def _flat_annotations(root: Path, given: Path) -> Path | None:
+    """The XML files of a flat copy: in any folder beside or inside the image folder, whatever its name."""
+    for folder in (root, *([root.parent] if root != given else [])):
+        inner = tuple(p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name != "train")
+        found = _folder_with(folder, (*_XML_FOLDERS, *inner), (".xml",))
+        if found is not None:
+            return found
     return None
 
 

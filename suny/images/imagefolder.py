@@ -6,6 +6,7 @@ as torchvision's ImageFolder does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from suny.configured import configured
@@ -18,18 +19,16 @@ class ImageFolder(Dataset):
     """A folder of class folders; keys as in :class:`~suny.images.dataset.Dataset`."""
 
     def read(self) -> ImageList:
-        def inside(root: Path) -> Path | None:
-            return root if any(p.is_dir() for p in root.iterdir()) else None
+        def images(folder: Path) -> Iterator[Path]:
+            return (p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
-        root = find_root(self.root, "imagefolder", inside, "class folders with images in them")
-        files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise UserError(f"dataset.root={self.root}: looked for <class folder>/<image>.jpg, found no image.")
+        root = find_root(self.root, "imagefolder", lambda f: any(images(f)), "<class folder>/<image>.jpg")
+        files = sorted(images(root))
         folders = sorted({p.parent.name for p in files})
         imagenet = imagenet_classes()
         known = [f for f in folders if f in imagenet]
-        space: LabelSpace = "imagenet" if len(known) == len(folders) else "own"
-        if known and space == "own":
+        space: LabelSpace = "imagenet" if len(known) == len(folders) else "folders"
+        if known and space == "folders":
             other = next(f for f in folders if f not in imagenet)
             raise UserError(
                 f"dataset.root={self.root}: class folder '{other}' is no ImageNet WordNet id, but {len(known)} "

@@ -1,0 +1,129 @@
+"""Shared by all tests: the real data where it is, networks solved by hand, the command line inside this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import suny  # noqa: F401 - before anything imports torchvision
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor, nn
+
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.engine import Engine
+from suny.images.view import View
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def real(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the real images in {folder}")
+    return folder
+
+
+@pytest.fixture
+def ilsvrc() -> Path:
+    return real("ilsvrc2012-mini")
+
+
+@pytest.fixture
+def cub() -> Path:
+    return real("cub-mini/CUB_200_2011")
+
+
+@pytest.fixture
+def imagenet_sample() -> Path:
+    return real("imagenet-sample")
+
+
+class Weighted(nn.Module):
+    """p_0 = sum of w * image (all channels), exactly: logits are log p and log(1 - p)."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.register_buffer("weights", weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = (self.features(x) * self.weights).sum((1, 2, 3)).clamp(0, 1)
+        return torch.stack([p.log(), (1 - p).log()], 1)
+
+
+def engine_for(network: nn.Module, side: int, layer: str, batch_size: int = 4) -> Engine:
+    view = View(resize=side, crop=side, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
+    with torch.inference_mode():
+        outputs = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    return Engine(Classifier("test", network, view, layer, outputs, {}, "own"), batch_size=batch_size)
+
+
+class SmallNet(nn.Module):
+    """A small convolutional network with seeded random weights: 6 feature maps of 4 x 4 for a 16 x 16 image."""
+
+    def __init__(self, classes: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(3, 6, 3, stride=4, padding=1)
+            self.bn = nn.BatchNorm2d(6)
+            nn.init.uniform_(self.bn.running_mean, -0.2, 0.2)
+            nn.init.uniform_(self.bn.running_var, 0.5, 1.5)
+            self.relu = nn.ReLU(inplace=True)
+            self.fc = nn.Linear(6, classes)
+            nn.init.normal_(self.fc.weight, std=2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+@pytest.fixture
+def small_engine() -> Engine:
+    return engine_for(SmallNet(), 16, "relu")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs ``python run.py ARGUMENTS`` inside this process."""
+    import run
+    from experiments.cli import guarded
+
+    monkeypatch.delenv("SUNY_DATA", raising=False)
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = guarded(run.main)
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return call
+
+
+def only_error(ended: Ended) -> str:
+    """The one line that a mistake is told in; notes before it are allowed, a traceback is not."""
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ended.err
+    return lines[0].removeprefix("error: ")
