@@ -24,7 +24,7 @@ failed: list[str] = []
 metrics: dict[str, Metric] = {}
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def compute(cfg: DictConfig) -> None:
     """One cell. In a sweep a mistake in one cell is told at once and the other cells go on."""
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -47,6 +47,8 @@ def compute(cfg: DictConfig) -> None:
 
 
 def main() -> int:
+    for kept in (finished, failed, metrics):
+        kept.clear()
     compute()
     if len(finished) + len(failed) > 1:
         if finished:

@@ -24,7 +24,7 @@ EXIT_OK, EXIT_MISTAKE, EXIT_STOPPED = 0, 2, 130
 def guarded(program: Callable[[], int]) -> int:
     """Runs a program and turns its ending into an exit code; a mistake of the user is one line on stderr."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
-    register_torchvision()
+    register_torchvision(sys.argv[1:])
     try:
         return program()
     except UserError as error:

@@ -60,10 +60,14 @@ class Run:
     resolved: dict[str, Any]
 
 
-def register_torchvision() -> None:
-    """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own."""
+def register_torchvision(arguments: Sequence[str]) -> None:
+    """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own.
+
+    Only those that the arguments name are registered: Hydra copies every registered node many times over.
+    """
     template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
-    for name in torchvision_models.names():
+    asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
+    for name in asked & set(torchvision_models.names()):
         if not (CONF / "model" / f"{name}.yaml").exists():
             node = {**template, "name": name, "arch": name, "weights_version": None, "target_layer": None}
             ConfigStore.instance().store(group="model", name=name, node=node)
@@ -148,11 +152,12 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         keys: all dotted keys of the default configuration.
     """
     text = str(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).partition("/")
-        options = sorted(error.options)
-        shown = options if len(options) <= 40 else [o for o in options if (CONF / group / f"{o}.yaml").exists()]
-        return UserError(f"{group}={name} is unknown. {nearest(name, options)}Valid: {', '.join(shown)}.")
+    missing = re.search(r"Could not (?:find|load) '(\w+)/(.*?)'", text)
+    if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
+        group, name = missing[1], missing[2]
+        files = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        more, said = (torchvision_models.names(), " and every torchvision classifier") if group == "model" else ([], "")
+        return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read the argument '{error.override}': write key=value (quote values with blanks, commas).")
     found = re.search(r"(?:Could not override|Key) '([^']+)'", text)

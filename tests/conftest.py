@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-import suny  # noqa: F401 - before anything imports torchvision
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
+import suny  # noqa: F401 - before anything imports torchvision
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.images.view import View

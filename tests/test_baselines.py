@@ -42,7 +42,9 @@ def test_gradcam_by_hand() -> None:
     torch.testing.assert_close(maps, expected)
 
 
-@pytest.mark.parametrize(("arch", "layer"), [("resnet18", "layer4"), ("vgg11", "features.19"), ("densenet121", "features.denseblock4")])
+@pytest.mark.parametrize(
+    ("arch", "layer"), [("resnet18", "layer4"), ("vgg11", "features.19"), ("densenet121", "features.denseblock4")]
+)
 def test_gradcam_agrees_with_pytorch_grad_cam_and_captum(arch: str, layer: str) -> None:
     torch.manual_seed(1)
     network = torchvision.models.get_model(arch, weights=None, num_classes=6).eval()

@@ -18,7 +18,9 @@ from suny.images.ilsvrc2012 import Ilsvrc2012
 from suny.images.imagefolder import ImageFolder
 
 XML = """<annotation><size><width>{w}</width><height>{h}</height><depth>3</depth></size>{objects}</annotation>"""
-OBJECT = """<object><name>{name}</name><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+OBJECT = (
+    """<object><name>{name}</name><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+)
 
 
 def jpeg(path: Path, size: tuple[int, int] = (50, 40)) -> Path:
@@ -309,9 +311,7 @@ def rotated(tmp_path: Path, orientation: int = 6) -> Path:
         ((80, 50), Box(0, 0, 20, 10), Box(20, 0, 25, 10)),  # a copy at half the size
     ],
 )
-def test_boxes_of_an_exif_rotated_image(
-    tmp_path: Path, size: tuple[int, int] | None, box: Box, expected: Box
-) -> None:
+def test_boxes_of_an_exif_rotated_image(tmp_path: Path, size: tuple[int, int] | None, box: Box, expected: Box) -> None:
     decoded = decode(rotated(tmp_path))
     assert decoded.image.size == (25, 40)
     assert upright_annotation(Sample("a", tmp_path, boxes=(box,), annotated_size=size), decoded) == [expected]

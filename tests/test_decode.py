@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from suny.images.decode import UnreadableImage, decode
 
 from .conftest import noise

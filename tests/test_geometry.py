@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+
 from suny.images.geometry import Box, box_mask, upright_box
 from suny.images.view import View
 

@@ -110,8 +110,6 @@ class AndOr(nn.Module):
         return torch.stack([p.log(), (1 - p).log()], 1)
 
 
-
-
 @pytest.mark.parametrize("logic", ["and", "or"])
 def test_a_network_with_two_causes(logic: str) -> None:
     """Every coalition's value follows from the halves' means under the masks, which are known: linear ramps."""
@@ -135,9 +133,7 @@ def test_a_network_with_two_causes(logic: str) -> None:
     numbers = Suny(k=2).explain(engine, image[None], torch.tensor([0]), [0]).diagnostics[0]
     np.testing.assert_allclose(numbers["n_values"], two(n), atol=1e-5)
     np.testing.assert_allclose(numbers["s_values"], two(s), atol=1e-5)
-    np.testing.assert_allclose(
-        [numbers["E_N(F_N)"], numbers["E_S(F_S)"], numbers["E_S(empty)"]], [n[3], s[3], s[0]], atol=1e-5
-    )
+    np.testing.assert_allclose([numbers["E_N(F_N)"], numbers["E_S(F_S)"], numbers["E_S(empty)"]], [n[3], s[3], s[0]], atol=1e-5)
     # the single effects tell AND from OR, whatever the Shapley values say
     if logic == "and":
         assert min(numbers["n_singles"]) > max(numbers["s_singles"])

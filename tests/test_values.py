@@ -9,6 +9,7 @@ from captum.attr import ShapleyValues
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from suny.method.values import all_coalitions, shapley, singles
 
 
@@ -54,9 +55,7 @@ def test_agrees_with_captum(k: int) -> None:
         index = (present.round().long() * 2 ** torch.arange(k)).sum(1)
         return torch.from_numpy(table)[index]
 
-    theirs = ShapleyValues(forward).attribute(
-        torch.ones(1, k, dtype=torch.float64), torch.zeros(1, k, dtype=torch.float64)
-    )
+    theirs = ShapleyValues(forward).attribute(torch.ones(1, k, dtype=torch.float64), torch.zeros(1, k, dtype=torch.float64))
     np.testing.assert_allclose(shapley(table), theirs[0].numpy(), atol=1e-6)  # captum sums in float32
 
 

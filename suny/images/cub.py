@@ -33,7 +33,7 @@ class Cub(Dataset):
         def holds(folder: Path) -> bool:
             return (folder / "images.txt").is_file()
 
-        folder = find_root(self.root, "CUB-200-2011", holds, "images.txt and CUB_200_2011/images.txt")
+        folder = find_root(self.root, self.name, holds, "images.txt and CUB_200_2011/images.txt")
         images = read_columns(folder / "images.txt", ["id", "file"])
         labels = _by_id(folder / "image_class_labels.txt", ["id", "class"])
         split = _by_id(folder / "train_test_split.txt", ["id", "is_train"])

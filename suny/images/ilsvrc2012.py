@@ -47,7 +47,7 @@ class Ilsvrc2012(Dataset):
     def read(self) -> ImageList:
         root = find_root(
             self.root,
-            "ILSVRC2012",
+            self.name,
             lambda folder: _folder_with(folder, _IMAGE_FOLDERS, IMAGE_SUFFIXES) is not None,
             f"Data/CLS-LOC/val/{_PREFIX}*.JPEG (official layout) or a folder of {_PREFIX}*.JPEG (flat layout)",
         )

@@ -22,7 +22,7 @@ class ImageFolder(Dataset):
         def images(folder: Path) -> Iterator[Path]:
             return (p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
-        root = find_root(self.root, "imagefolder", lambda f: any(images(f)), "<class folder>/<image>.jpg")
+        root = find_root(self.root, self.name, lambda f: any(images(f)), "<class folder>/<image>.jpg")
         files = sorted(images(root))
         folders = sorted({p.parent.name for p in files})
         imagenet = imagenet_classes()

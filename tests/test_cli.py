@@ -1,0 +1,455 @@
+"""The command line: the main job, resume, sweeps, and every mistake as one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import yaml
+from PIL import Image
+
+from experiments import explain
+from experiments.cli import composed, guarded
+from experiments.config import CONF, read
+from experiments.records import Cell, read_records
+from experiments.runner import image_seed
+from experiments.statistics import mean_interval
+from metrics.base import Metric
+from suny.errors import UserError
+from suny.explanation import Explainer
+
+from .conftest import ROOT, Cli, only_error
+
+FAST = ("method=center", "points=3")
+
+
+def the_cell(results: Path) -> Path:
+    (card,) = results.glob("*/*/*/card.yaml")
+    return card.parent
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four of the real validation images in the official layout, to be spoilt."""
+    from .conftest import real
+
+    source = real("ilsvrc2012-mini")
+    root = tmp_path_factory.mktemp("ilsvrc2012")
+    names = [p.stem for p in sorted((source / "Data/CLS-LOC/val").iterdir())[:4]]
+    rows = (source / "LOC_val_solution.csv").read_text().splitlines()
+    (root / "LOC_val_solution.csv").write_text("\n".join([rows[0], *(r for r in rows[1:] if r[:23] in names)]) + "\n")
+    shutil.copy(source / "LOC_synset_mapping.txt", root)
+    for folder, suffix in (("Data", "JPEG"), ("Annotations", "xml")):
+        (root / folder / "CLS-LOC/val").mkdir(parents=True)
+        for name in names:
+            shutil.copy(source / folder / "CLS-LOC/val" / f"{name}.{suffix}", root / folder / "CLS-LOC/val")
+    return root
+
+
+@pytest.fixture
+def spoilt(mini: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mini, tmp_path / "spoilt"))
+
+
+def second_image(root: Path) -> Path:
+    return sorted((root / "Data/CLS-LOC/val").iterdir())[1]
+
+
+# the main job
+
+
+def test_a_cell_as_other_tools_read_it(cli: Cli, mini: Path, tmp_path: Path) -> None:
+    ended = cli("method=suny", "method.k=3", "method.prescreen=8", "dataset=ilsvrc2012", f"dataset.root={mini}", "points=5",
+                "pictures=1", f"results_dir={tmp_path}")  # fmt: skip
+    assert ended.code == 0, ended.err
+    cell = the_cell(tmp_path)
+    assert cell.relative_to(tmp_path).parts[:2] == ("ilsvrc2012", "efficientnet_lite0")
+    card = yaml.safe_load((cell / "card.yaml").read_text())
+    assert cell.name == f"suny-{card['hash'][:8]}"
+    assert card["configuration"]["method"]["k"] == 3
+    assert card["protocol"]["metrics"]["deletion"] == {
+        "points": 5, "fill": "zero", "version": 1, "unit": "mean softmax probability",
+        "reference": "Petsiuk et al., RISE, BMVC 2018, section 4.2",
+    }  # fmt: skip
+    assert card["versions"]["torch"] == torch.__version__
+    assert card["images"]["count"] == 4
+    assert len(card["images"]["sha256"]) == len(card["weights"]["sha256"]) == 64
+    assert card["seed"] == 0
+    assert set(card["git"]) == {"revision", "modified"}
+
+    records = read_records(cell)
+    assert [r["image"] for r in records] == sorted(p.stem for p in (mini / "Data/CLS-LOC/val").iterdir())
+    for r in records:
+        assert r["status"] == "ok"
+        assert 0 < r["prob"] <= 1
+        assert r["overall"] == pytest.approx(r["insertion"] - r["deletion"], abs=1e-12)
+        assert 0 <= r["energy_proportion"] <= 1
+        explained = 3 + 2 * 8 + 2 * (2**3 - 3 - 1)
+        assert r["explain_forwards"] == explained
+        assert r["forwards"] == explained + 1 + 2 * 5
+        assert r["seconds"] > 0
+        assert {"E_N(F_N)", "E_S(F_S)", "E_S(empty)", "flags", "insertion_start"} <= set(r["diagnostics"])
+
+    summary = json.loads((cell / "summary.json").read_text())
+    assert summary["n"] == 4
+    for name in ("deletion", "insertion", "overall", "energy_proportion"):
+        assert summary["metrics"][name] == mean_interval([r[name] for r in records])
+        assert f"| {name.replace('_', ' ')}" in ended.out
+    wrong = sum(r["predicted"] != r["label"] for r in records)
+    assert summary["failures"] == {"wrong_class": wrong, "degenerate": 0, "unreadable": 0, "missing": 0, "no_box": 0}
+    picture = cell / "pictures" / f"{records[0]['image']}.png"
+    assert Image.open(picture).width > 1000
+    assert str(picture.parent) in ended.out
+
+
+def test_a_finished_cell_returns_at_once_and_unchanged(cli: Cli, mini: Path, tmp_path: Path) -> None:
+    arguments = (*FAST, "dataset=ilsvrc2012", f"dataset.root={mini}", f"results_dir={tmp_path}")
+    first = cli(*arguments)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in the_cell(tmp_path).glob("*.*") if p.name[0] != "."}
+    second = cli(*arguments)
+    assert second.code == 0
+    assert second.out == first.out
+    assert {
+        p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in the_cell(tmp_path).glob("*.*") if p.name[0] != "."
+    } == before
+
+
+def test_the_folder_of_the_data_does_not_matter_but_its_content_does(
+    cli: Cli, mini: Path, spoilt: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for root in (mini, spoilt):
+        assert cli(*FAST, "dataset=ilsvrc2012", f"dataset.root={root}", f"results_dir={results}").code == 0
+    assert the_cell(results)  # one cell
+    assert cli(*FAST, "dataset=ilsvrc2012", f"dataset.root={mini}", f"results_dir={results}", "dataset.limit=2").code == 0
+    assert len(list(results.glob("*/*/*/card.yaml"))) == 2
+
+
+def test_the_root_from_the_environment(cli: Cli, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUNY_DATA", str(mini))
+    assert cli(*FAST, "dataset=ilsvrc2012", "dataset.limit=1", f"results_dir={tmp_path}").code == 0
+
+
+def test_target_label_explains_the_label(cli: Cli, mini: Path, tmp_path: Path) -> None:
+    ended = cli(*FAST, "target=label", "dataset=ilsvrc2012", f"dataset.root={mini}", f"results_dir={tmp_path}")
+    assert ended.code == 0
+    assert all(r["target"] == r["label"] for r in read_records(the_cell(tmp_path)))
+
+
+def test_bf16_runs(cli: Cli, tmp_path: Path) -> None:
+    assert cli("method=gradcam", "points=3", "precision=bf16", "dataset.limit=1", f"results_dir={tmp_path}").code == 0
+    assert read_records(the_cell(tmp_path))[0]["status"] == "ok"
+
+
+def test_every_method_runs_on_the_demo(cli: Cli, tmp_path: Path) -> None:
+    methods = sorted(p.stem for p in (CONF / "method").glob("*.yaml"))
+    ended = cli("-m", f"method={','.join(methods)}", "points=3", "dataset.limit=1", f"results_dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert len(list(tmp_path.glob("*/*/*/summary.json"))) == len(methods)
+    table = ended.out[ended.out.index("demo / efficientnet_lite0") :]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == methods
+    assert not list(ROOT.glob("multirun*"))
+    assert not list(ROOT.glob("outputs"))
+
+
+def test_birds_with_a_checkpoint(cli: Cli, cub: Path, tmp_path: Path) -> None:
+    network = torchvision.models.resnet50(weights=None, num_classes=200)
+    torch.save(network.state_dict(), tmp_path / "birds.pth")
+    own = ("dataset=cub", f"dataset.root={cub}", "model=resnet50", f"model.checkpoint={tmp_path / 'birds.pth'}")
+    few = ("method.k=2", "method.prescreen=4", "dataset.limit=2", "points=3")
+    ended = cli("method=suny", *few, *own, f"results_dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    records = read_records(the_cell(tmp_path))
+    assert len(records) == 2
+    assert all(r["energy_proportion"] is None or 0 <= r["energy_proportion"] <= 1 for r in records)
+    assert "10 of the 200 classes" in ended.err
+
+
+def test_a_torchvision_network_without_conf_file(cli: Cli, tmp_path: Path) -> None:
+    ended = cli(*FAST, "model=mobilenet_v3_small", "model.weights=random", "dataset.limit=1", f"results_dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    card = yaml.safe_load((the_cell(tmp_path) / "card.yaml").read_text())
+    assert card["protocol"]["target_layer"] == "features"
+
+
+def test_folders_have_no_boxes(cli: Cli, imagenet_sample: Path, tmp_path: Path) -> None:
+    ended = cli(*FAST, "dataset=imagefolder", f"dataset.root={imagenet_sample}", "dataset.limit=2", f"results_dir={tmp_path}")
+    assert ended.code == 0
+    assert "energy_proportion is skipped: dataset 'imagefolder' has no boxes" in ended.err
+    summary = json.loads((the_cell(tmp_path) / "summary.json").read_text())
+    assert set(summary["metrics"]) == {"deletion", "insertion", "overall"}
+    assert "no_box" not in summary["failures"]
+
+
+# resume
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), *arguments]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, how: signal.Signals) -> None:
+    run = ("method=gradcam", "points=15")
+    assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
+    process = subprocess.Popen(command(*run, f"results_dir={tmp_path / 'stopped'}"), stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len([f for f in (tmp_path / "stopped").glob("*/*/*/records.jsonl") if f.read_text().count("\n") >= 2]):
+            break
+        time.sleep(0.1)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    done = len(read_records(the_cell(tmp_path / "stopped")))
+    assert 2 <= done < 6
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command continues" in err
+        assert "Traceback" not in err
+    with (the_cell(tmp_path / "stopped") / "records.jsonl").open("a") as file:
+        file.write('{"image": "torn')
+    ended = cli(*run, f"results_dir={tmp_path / 'stopped'}")
+    assert ended.code == 0
+    assert "1 damaged line(s)" in ended.err
+    summaries = [(the_cell(tmp_path / d) / "summary.json").read_bytes() for d in ("whole", "stopped")]
+    assert summaries[0] == summaries[1]
+    assert len(read_records(the_cell(tmp_path / "stopped"))) == 6
+
+
+def test_a_second_process_is_told_who_holds_the_cell(cli: Cli, tmp_path: Path) -> None:
+    arguments = (*FAST, "dataset.limit=1", f"results_dir={tmp_path}")
+    assert cli(*arguments).code == 0
+    program = (
+        "import pathlib, time\nfrom experiments.records import Cell\n"
+        f"with Cell.open(pathlib.Path({str(the_cell(tmp_path))!r})):\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        said = only_error(cli(*arguments))
+        other.kill()
+    assert f"being written by process {other.pid} on" in said
+
+
+def test_a_full_disk_in_the_middle(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cli(*FAST, f"results_dir={tmp_path / 'whole'}")
+    assert whole.code == 0
+    written = Cell.append
+
+    def full(self: Cell, record: dict[str, object]) -> None:
+        if len(self.records) == 2:  # a torn line, then no room
+            with (self.folder / "records.jsonl").open("a") as file:
+                file.write('{"image": "chi')
+            raise UserError("cannot write results: No space left on device.")
+        written(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "append", full)
+        only_error(cli(*FAST, f"results_dir={tmp_path / 'full'}"))
+    assert cli(*FAST, f"results_dir={tmp_path / 'full'}").code == 0
+    summaries = [(the_cell(tmp_path / d) / "summary.json").read_bytes() for d in ("whole", "full")]
+    assert summaries[0] == summaries[1]
+
+
+# mistakes
+
+
+def test_a_truncated_image_is_counted_and_the_run_goes_on(cli: Cli, spoilt: Path, tmp_path: Path) -> None:
+    image = second_image(spoilt)
+    image.write_bytes(image.read_bytes()[:3000])
+    ended = cli(*FAST, "dataset=ilsvrc2012", f"dataset.root={spoilt}", f"results_dir={tmp_path / 'r'}")
+    assert ended.code == 0
+    assert f"unreadable, counted as a failure: {image}" in ended.err
+    assert "1 unreadable" in ended.out
+    cell = the_cell(tmp_path / "r")
+    assert [r["status"] for r in read_records(cell)] == ["ok", "unreadable", "ok", "ok"]
+    summary = json.loads((cell / "summary.json").read_text())
+    assert (summary["n"], summary["metrics"]["deletion"]["n"], summary["failures"]["unreadable"]) == (4, 3, 1)
+
+
+def test_a_missing_image_is_counted_when_asked(cli: Cli, spoilt: Path, tmp_path: Path) -> None:
+    second_image(spoilt).unlink()
+    arguments = (*FAST, "dataset=ilsvrc2012", f"dataset.root={spoilt}", f"results_dir={tmp_path / 'r'}")
+    assert "is listed but not on disk" in only_error(cli(*arguments))
+    ended = cli(*arguments, "dataset.strict=false")
+    assert ended.code == 0
+    assert "1 missing" in ended.out
+
+
+MISTAKES = {
+    "method=grandcam": "method=grandcam is unknown. Did you mean 'gradcam'? Valid: center, gradcam, random, suny.",
+    "metod=suny": "unknown key metod. Did you mean 'method'?",
+    "method.kk=3": "unknown key method.kk. Did you mean 'method.k'?",
+    "+method.kk=3": "unknown key method.kk. Did you mean 'k'? Valid: ",
+    "method.k=abc": "method.k=abc should be a valid integer",
+    "method.k=40": "method.k=40 should be less than or equal to 16",
+    "method.fill=blurr": "method.fill=blurr should be 'zero' or 'blur'. Did you mean 'blur'?",
+    "points=1": "points=1 should be greater than or equal to 2",
+    "metrics.deletion.points=many": "metrics.deletion.points=many should be a valid integer",
+    "precision=float16": "precision=float16 should be 'float32' or 'bf16'. Did you mean 'float32'?",
+    "device=gpu": "device=gpu should be 'auto', 'cpu' or 'cuda'",
+    "dataset=ilsvrc": "dataset=ilsvrc is unknown. Did you mean 'ilsvrc2012'?",
+    "dataset=cub": "dataset 'cub' needs its folder",
+    "dataset=ilsvrc2012 dataset.root=/nowhere": "dataset.root=/nowhere is not a folder",
+    "dataset=ilsvrc2012 dataset.root=/proc/self/fd": "looked for Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG",
+    "dataset.limit=0": "dataset.limit is 0",
+    "model=resnet5": "model=resnet5 is unknown. Did you mean 'resnet50'?",
+    "model.target_layer=_bocks": "model.target_layer=_bocks is no layer of efficientnet_lite0",
+    "model.num_classes=7": "the published weights have 1000 classes",
+    "model=resnet18 model.checkpoint=/nowhere.pth": "model.checkpoint=/nowhere.pth is not a file",
+    "model=resnet18 model.weights=random model.num_classes=5": "has class index 967, but resnet18 has 5 outputs",
+    "model=resnet18 model.weights=random model.options.widthh=2": "unknown key model.options.widthh",
+    "suny": "cannot read the argument 'suny': write key=value",
+    "metrics=[deletion,insert]": "metrics=insert is unknown. Did you mean 'insertion'?",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_one_line(cli: Cli, tmp_path: Path, arguments: str) -> None:
+    said = only_error(cli(*arguments.split(), f"results_dir={tmp_path}"))
+    assert MISTAKES[arguments] in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_cuda_asked_for_and_absent(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "this PyTorch sees no CUDA device" in only_error(cli("device=cuda", f"results_dir={tmp_path}"))
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_results_that_cannot_be_written(cli: Cli, tmp_path: Path, sweep: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("")
+    said = only_error(cli(*sweep, *FAST, "dataset.limit=1", f"results_dir={tmp_path / 'file' / 'deeper'}"))
+    assert "cannot write" in said
+    assert "results_dir=DIR" in said
+
+
+def test_a_mistake_in_one_cell_of_a_sweep_leaves_the_others(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("-m", *FAST, "dataset.limit=1,0", "method=center,random", f"results_dir={tmp_path}")
+    assert ended.code == 2
+    assert ended.err.count("error: dataset.limit is 0") == 2
+    assert "failed: " in ended.err
+    assert len(list(tmp_path.glob("*/*/*/summary.json"))) == 2
+    assert "| random" in ended.out
+
+
+def test_a_typo_in_a_sweep_is_told_before_anything_runs(cli: Cli, tmp_path: Path) -> None:
+    assert "Did you mean 'gradcam'" in only_error(cli("-m", "method=center,gradcamm", f"results_dir={tmp_path}"))
+    assert not list(tmp_path.glob("demo"))
+
+
+def test_help_and_unknown_flags() -> None:
+    done = subprocess.run(command("--help"), capture_output=True, text=True)
+    assert done.returncode == 0
+    for word in ("method: center, gradcam, random, suny", "SUNY_DATA", "results_dir=DIR", "Exit codes"):
+        assert word in done.stdout
+
+
+# configuration
+
+
+@pytest.mark.parametrize("group", ["dataset", "model", "method", "metrics"])
+def test_every_conf_file_composes_and_names_itself(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUNY_DATA", raising=False)
+    files = sorted((CONF / group).glob("*.yaml"))
+    assert files
+    for file in files:
+        run = read(composed([f"{group}={file.stem}"]))
+        assert isinstance(run.explainer, Explainer)
+        assert all(isinstance(m, Metric) and m.name == name for name, m in run.metrics.items())
+        if group != "metrics":
+            assert run.resolved[group]["name"] == file.stem
+        assert file.read_text().startswith("#"), f"{file} says nothing about itself"
+
+
+def test_experiments_compose() -> None:
+    for file in sorted((CONF / "experiment").glob("*.yaml")):
+        assert read(composed([f"experiment={file.stem}"])).metrics
+
+
+def test_an_experiment_sweeps_by_itself(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("experiment=controls", "dataset.limit=1", "points=3", "method=center,random", f"results_dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert len(list(tmp_path.glob("*/*/*/summary.json"))) == 2
+
+
+def test_seeds_of_images_differ_and_repeat() -> None:
+    assert image_seed(0, "a") == image_seed(0, "a")
+    assert len({image_seed(s, i) for s in range(5) for i in "abc"}) == 15
+
+
+# one picture
+
+
+def photograph(tmp_path: Path) -> Path:
+    import skimage
+
+    return Path(shutil.copy(Path(skimage.__file__).parent / "data/coffee.png", tmp_path))
+
+
+def test_explain_draws_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = photograph(tmp_path)
+    arguments = [str(image), "method=suny", "method.k=2", "method.prescreen=4", "target=espresso", "arrays=maps.npz"]
+    assert guarded(lambda: explain.main(arguments)) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split() == ["0.9511", "967", "espresso"]
+    assert sum(line.startswith("  0.") for line in out.splitlines()) == 5
+    assert Image.open(tmp_path / "coffee-suny.png").width > 1000
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["image"].shape == (224, 224, 3)
+        np.testing.assert_allclose(maps["saliency"], (maps["necessity"] + maps["sufficiency"]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["967", "n07920052", "Espresso"])
+def test_explain_takes_any_name_of_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    arguments = [str(photograph(tmp_path)), "method=gradcam", f"target={target}", f"out={tmp_path / 'a.png'}"]
+    assert guarded(lambda: explain.main(arguments)) == 0
+    assert Image.open(tmp_path / "a.png").width > 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["IMAGE", "target=expresso"], "target=expresso is no class of efficientnet_lite0. Did you mean 'espresso'?"),
+        (["IMAGE", "target=1000"], "has the classes 0..999"),
+        (["nowhere.jpg"], "nowhere.jpg is not a file"),
+        (["IMAGE", "method=grad"], "method=grad is unknown"),
+        (["IMAGE", "out=a.xyz"], "out=a.xyz"),
+        (["method=suny"], "give one image to explain, not 0"),
+        ([str(ROOT / "pyproject.toml")], "cannot read the image"),
+    ],
+)
+def test_mistakes_of_explain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = str(photograph(tmp_path))
+    given = [image if a == "IMAGE" else a for a in arguments]
+    fast = [] if any(a.startswith("method=") for a in given) else ["method=center"]
+    assert guarded(lambda: explain.main([*given, *fast] if said != "give one image to explain, not 0" else given)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("error: ") == 1
+
+
+def test_explain_without_arguments_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain.main([]) == 0
+    assert "python -m experiments.explain IMAGE" in capsys.readouterr().out
+
+
+def test_published_numbers_are_whole() -> None:
+    import pandas as pd
+
+    table = pd.read_csv(ROOT / "results" / "published.csv")
+    assert len(table) == 288
+    assert not table.isna().any().any()

@@ -1,0 +1,121 @@
+"""What is written survives: torn lines, crashes, two writers, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments.records import Cell, read_records, write_atomically
+from suny.errors import UserError
+
+from .conftest import ROOT
+
+
+def record(i: int) -> dict[str, object]:
+    return {"image": f"image/{i} é", "status": "ok", "deletion": i / 7}
+
+
+def filled(folder: Path, count: int) -> bytes:
+    with Cell.open(folder) as cell:
+        for i in range(count):
+            cell.append(record(i))
+    return (folder / "records.jsonl").read_bytes()
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    content = filled(tmp_path / "cell", 4)
+    assert len(content.splitlines()) == 4
+    with Cell.open(tmp_path / "cell") as cell:
+        assert list(cell.records.values()) == [record(i) for i in range(4)]
+        assert cell.repaired == 0
+    assert read_records(tmp_path / "cell") == [record(i) for i in range(4)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 200))
+def test_a_torn_end_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
+    folder = tmp_path / str(cut)
+    content = filled(folder, 3) if not folder.exists() else b"".join(json.dumps(record(i)).encode() + b"\n" for i in range(3))
+    torn = content[: max(0, len(content) - cut)]
+    (folder / "records.jsonl").write_bytes(torn)
+    whole = torn.count(b"\n")
+    with Cell.open(folder) as cell:
+        assert list(cell.records.values()) == [record(i) for i in range(whole)]
+        assert cell.repaired == (0 if torn.endswith(b"\n") or not torn else 1)
+        for i in range(whole, 3):
+            cell.append(record(i))
+    assert (folder / "records.jsonl").read_bytes() == content
+
+
+def test_garbage_and_doubled_lines_are_removed(tmp_path: Path) -> None:
+    content = filled(tmp_path, 2)
+    lines = content.splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_bytes(lines[0] + b"\x00\xff garbage\n[1]\n{}\n" + lines[0] + lines[1])
+    (tmp_path / "summary.json").write_text("{}")
+    with Cell.open(tmp_path) as cell:
+        assert list(cell.records.values()) == [record(0), record(1)]
+        assert cell.repaired == 4
+    assert (tmp_path / "records.jsonl").read_bytes() == content
+    assert not (tmp_path / "summary.json").exists()  # it may have counted what is gone
+
+
+def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:
+    with Cell.open(tmp_path):
+        other = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"from experiments.records import Cell\nwith Cell.open(__import__('pathlib').Path({str(tmp_path)!r})): pass",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert f"UserError: {tmp_path} is being written by process {os.getpid()} on " in other.stderr
+    with Cell.open(tmp_path):
+        pass  # free again
+
+
+def test_a_killed_writer_frees_the_cell(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib\nfrom experiments.records import Cell\n"
+        f"with Cell.open(pathlib.Path({str(tmp_path)!r})) as cell:\n"
+        "    cell.append({'image': 'a', 'status': 'ok'})\n    os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -9
+    with Cell.open(tmp_path) as cell:
+        assert list(cell.records) == ["a"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    with Cell.open(tmp_path) as cell:
+        (tmp_path / "records.jsonl").symlink_to("/dev/full")
+        with pytest.raises(UserError, match=r"No space left on device.*the same command continues"):
+            cell.append(record(0))
+        assert cell.records == {}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write results to .*results_dir=DIR"), Cell.open(tmp_path / "file" / "cell"):
+        pass
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with Cell.open(tmp_path) as cell, pytest.raises(ValueError, match="not JSON compliant"):
+        cell.append({"image": "a", "status": "ok", "deletion": float("nan")})
+
+
+def test_replacing_a_file_leaves_no_other(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.json", b"1")
+    write_atomically(tmp_path / "a.json", b"2")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"2"
