@@ -26,15 +26,13 @@ metrics: dict[str, Metric] = {}
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def compute(cfg: DictConfig) -> None:
-    """One cell. In a sweep a mistake in one cell is told at once and the other cells go on."""
+    """One cell. A mistake is told at once; in a sweep the other cells go on."""
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         run = config.read(cfg)
         metrics.update(run.metrics)
         finished.append(run_cell(run))
-    except UserError as error:
-        if not sweeping:
-            raise
+    except UserError as error:  # caught here: Hydra would print a line of its own first
         failed.append(", ".join(HydraConfig.get().overrides.task))
         complain(error)
         return

@@ -25,7 +25,7 @@ def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
         rows.append([arrow(metrics[name]), _number(entry["mean"]), f"[{_number(low)}, {_number(high)}]", entry["n"]])
     table = tabulate(rows, ["metric", "mean", "95% interval", "n"], tablefmt="github", disable_numparse=True)
     title = f"{cell.dataset} / {cell.model} / {cell.method}: {cell.summary['n']} images"
-    return f"{title}\n\n{table}\n\ncost: {_cost(cell)}\nfailures: {_failures(cell.summary['failures'])}"
+    return f"{title}\n\n{table}\n\ncost: {_cost(cell)}\nfailures: {_failures(cell.summary['failures'], zeros=True)}"
 
 
 def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
@@ -70,8 +70,9 @@ def _entry(entry: Mapping[str, Any] | None, n: int) -> str:
     return f"{_number(entry['mean'])} [{_number(low)}, {_number(high)}]{own}"
 
 
-def _failures(failures: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count) or "none"
+def _failures(failures: Mapping[str, int], zeros: bool = False) -> str:
+    said = [f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count or zeros]
+    return ", ".join(said) or "none"
 
 
 def _seconds(cell: Finished, key: str) -> float:
