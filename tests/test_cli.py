@@ -224,6 +224,22 @@ def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, h
     assert len(read_records(the_cell(tmp_path / "stopped"))) == 6
 
 
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_gives_the_same_summary(cli: Cli, tmp_path: Path) -> None:
+    run = ("method=gradcam", "points=29")
+    assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
+    moments = np.random.default_rng(0)
+    for _ in range(12):
+        process = subprocess.Popen(command(*run, f"results_dir={tmp_path / 'killed'}"), stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(4, 12))  # the first seconds are imports
+        process.kill()
+        process.wait()
+    assert cli(*run, f"results_dir={tmp_path / 'killed'}").code == 0
+    summaries = [(the_cell(tmp_path / d) / "summary.json").read_bytes() for d in ("whole", "killed")]
+    assert summaries[0] == summaries[1]
+    assert len(read_records(the_cell(tmp_path / "killed"))) == 6
+
+
 def test_a_second_process_is_told_who_holds_the_cell(cli: Cli, tmp_path: Path) -> None:
     arguments = (*FAST, "dataset.limit=1", f"results_dir={tmp_path}")
     assert cli(*arguments).code == 0
@@ -369,6 +385,34 @@ def test_every_conf_file_composes_and_names_itself(group: str, monkeypatch: pyte
         if group != "metrics":
             assert run.resolved[group]["name"] == file.stem
         assert file.read_text().startswith("#"), f"{file} says nothing about itself"
+
+
+MINE = """
+from suny.configured import configured
+from suny.explanation import Explanation, upsample
+
+
+@configured
+class Mine:
+    name: str = "mine"
+    power: float = 2.0
+
+    def explain(self, engine, images, targets, seeds):
+        activation, gradient = engine.activation_gradient(images, targets)
+        low = (activation * gradient).sum(1).clamp(min=0) ** self.power
+        return Explanation(upsample(low, engine.side))
+"""
+
+
+def test_a_method_of_ones_own_is_a_module_and_a_conf_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_method.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("_target_: my_method.Mine\nname: mine\npower: 2.0\n")
+    arguments = ("--config-dir", str(tmp_path / "conf"), "method=mine", "points=3", "dataset.limit=1")
+    assert cli(*arguments, f"results_dir={tmp_path / 'r'}").code == 0
+    assert read_records(the_cell(tmp_path / "r"))[0]["explain_backwards"] == 1
+    assert "method.power=strong should be a valid number" in only_error(cli(*arguments, "method.power=strong"))
 
 
 def test_experiments_compose() -> None:
