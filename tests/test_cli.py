@@ -159,6 +159,7 @@ def test_every_method_runs_on_the_demo(cli: Cli, tmp_path: Path) -> None:
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == methods
     assert not list(ROOT.glob("multirun*"))
     assert not list(ROOT.glob("outputs"))
+    assert not list(ROOT.glob("*.log"))
 
 
 def test_birds_with_a_checkpoint(cli: Cli, cub: Path, tmp_path: Path) -> None:
