@@ -34,7 +34,7 @@ class GradCam:
             for image, target in zip(images, targets.tolist(), strict=True):
                 maps.append(_raw_map(engine, network, image, target))
         low = torch.stack(maps).to(images.device).clamp(min=0)
-        return Explanation(upsample(low, engine.side))
+        return Explanation(upsample(low, images.shape[-2:]))
 
 
 def _raw_map(engine: Engine, network: torch.nn.Module, image: Tensor, target: int) -> Tensor:

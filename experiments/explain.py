@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"cannot read the image {error}.") from error
     device = pick_device(run.settings.device)
     classifier = run.model.build()
-    engine = Engine(classifier, device, run.settings.precision, run.settings.batch_size)
+    engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
     x = classifier.view(decoded.image).to(device)
     probabilities = engine.probabilities(x[None])[0]
     target = int(probabilities.argmax()) if "target" not in own else class_index(own["target"], classifier)

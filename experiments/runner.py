@@ -82,8 +82,8 @@ def run_cell(run: Run) -> Finished:
         if cell.repaired:
             tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
         if left:
-            engine = Engine(classifier, device, run.settings.precision, run.settings.batch_size)
-            _compute(run, engine, metrics, samples, left, cell)
+            engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
+            _compute(run, classifier, engine, metrics, samples, left, cell)
         records = tuple(cell.records[s.image] for s in samples)
         summary = summarise(run, card["hash"], metrics, records)
         if left or not cell.summary_path.exists():
@@ -97,7 +97,13 @@ def tell(text: str) -> None:
 
 
 def _compute(
-    run: Run, engine: Engine, metrics: dict[str, Metric], samples: Sequence[Sample], left: Sequence[Sample], cell: Cell
+    run: Run,
+    classifier: Classifier,
+    engine: Engine,
+    metrics: dict[str, Metric],
+    samples: Sequence[Sample],
+    left: Sequence[Sample],
+    cell: Cell,
 ) -> None:
     pictured = {s.image for s in samples[: run.settings.pictures]}
     title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}"
@@ -106,7 +112,7 @@ def _compute(
         for sample in left:
             try:
                 picture = cell.folder / "pictures" / f"{sample.image}.png" if sample.image in pictured else None
-                cell.append(_record(run, engine, metrics, sample, picture))
+                cell.append(_record(run, classifier, engine, metrics, sample, picture))
             except KeyboardInterrupt:
                 bar.close()
                 tell(f"stopped: {len(cell.records)} of {len(samples)} images done; the same command continues.")
@@ -114,7 +120,9 @@ def _compute(
             bar.update()
 
 
-def _record(run: Run, engine: Engine, metrics: dict[str, Metric], sample: Sample, picture: Path | None) -> Record:
+def _record(
+    run: Run, classifier: Classifier, engine: Engine, metrics: dict[str, Metric], sample: Sample, picture: Path | None
+) -> Record:
     """Explains and measures one image."""
     began, cost = time.perf_counter(), engine.cost
     empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
@@ -126,7 +134,7 @@ def _record(run: Run, engine: Engine, metrics: dict[str, Metric], sample: Sample
         tell(f"unreadable, counted as a failure: {error}")
         seconds = round(time.perf_counter() - began, 3)
         return empty | {"forwards": 0, "seconds": seconds, "status": "unreadable", "label": sample.label}
-    view = engine.classifier.view
+    view = classifier.view
     image = view(decoded.image).to(engine.device)
     boxes, lost = view.boxes(_boxes(run, sample, decoded), decoded.image.size)
 
@@ -147,7 +155,7 @@ def _record(run: Run, engine: Engine, metrics: dict[str, Metric], sample: Sample
     if picture is not None:
         with writing(picture.parent):
             picture.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(picture, view.visible(decoded.image), explanation, _caption(engine, sample, target, probabilities))
+            save_picture(picture, view.visible(decoded.image), explanation, _caption(classifier, sample, target, probabilities))
     total = engine.cost - cost
     return {
         "image": sample.image,
@@ -184,8 +192,8 @@ def image_seed(seed: int, image: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:4], "big")
 
 
-def _caption(engine: Engine, sample: Sample, target: int, probabilities: torch.Tensor) -> str:
-    return f"{sample.image}: {engine.classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
+def _caption(classifier: Classifier, sample: Sample, target: int, probabilities: torch.Tensor) -> str:
+    return f"{sample.image}: {classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
 
 
 def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:

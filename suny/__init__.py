@@ -4,6 +4,7 @@
 - :mod:`suny.classifiers`: networks with their preprocessing, the cut at the target layer, the scoring engine
 - :mod:`suny.explanation`: the contract of every explainer
 - :mod:`suny.method`: SUNY itself (causes, coalition values, maps)
+- :mod:`suny.library`: SUNY for any torch classifier: ``from suny import Suny``
 
 The metrics, the baselines and the benchmark are the packages beside this one.
 """
@@ -12,4 +13,7 @@ from suny import torchvision_guard
 
 torchvision_guard.install()  # before anything imports torchvision
 
+from suny.library import Suny, SunyResult  # noqa: E402 - the guard comes first
+
+__all__ = ["Suny", "SunyResult"]
 __version__ = "0.1.0"

@@ -58,6 +58,6 @@ def is_degenerate(saliency: Tensor) -> bool:
     return not bool(torch.isfinite(saliency).all()) or bool(saliency.max() == saliency.min())
 
 
-def upsample(maps: Tensor, side: int) -> Tensor:
-    """Bilinear upsampling (align_corners False) of maps (N, h, w) to (N, side, side)."""
-    return nnf.interpolate(maps[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+def upsample(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear upsampling (align_corners False) of maps (N, h, w) to (N, H, W), ``size`` being (H, W)."""
+    return nnf.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

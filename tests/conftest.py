@@ -60,7 +60,7 @@ def engine_for(network: nn.Module, side: int, layer: str, batch_size: int = 4) -
     view = View(resize=side, crop=side, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
     with torch.inference_mode():
         outputs = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
-    return Engine(Classifier("test", network, view, layer, outputs, {}, "own"), batch_size=batch_size)
+    return Engine.of(Classifier("test", network, view, layer, outputs, {}, "own"), batch_size=batch_size)
 
 
 class SmallNet(nn.Module):

@@ -56,7 +56,7 @@ def test_gradcam_agrees_with_pytorch_grad_cam_and_captum(arch: str, layer: str) 
     torch.testing.assert_close((ours - low) / (high - low), theirs, rtol=0, atol=2e-3)
     assert spearmanr(ours.flatten(), theirs.flatten()).statistic > 0.9999
     captum = LayerGradCam(network, network.get_submodule(layer)).attribute(image, target=2, relu_attributions=True)
-    torch.testing.assert_close(ours, upsample(captum[0].detach(), 96)[0], rtol=1e-3, atol=float(high) * 1e-4)
+    torch.testing.assert_close(ours, upsample(captum[0].detach(), (96, 96))[0], rtol=1e-3, atol=float(high) * 1e-4)
 
 
 def test_gradcam_answers_to_class_and_weights() -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from suny.classifiers.engine import Engine
 from suny.explanation import is_degenerate
+from suny.method.candidates import prescreened
 from suny.method.causes import FeatureCauses
-from suny.method.explainer import Suny, prescreened
+from suny.method.explainer import SunyExplainer
 
 from .conftest import SmallNet, engine_for, noise
 
@@ -73,7 +74,7 @@ def test_agrees_with_the_equations_in_plain_lines(seed: int, target: int, k: int
     image = noise(3, 16, 16, seed=seed)
     with torch.inference_mode():
         expected = plain_suny(network, "relu", image, target, k)
-    suny = Suny(k=k, prescreen=None)
+    suny = SunyExplainer(k=k, prescreen=None)
     got = suny.explain(engine_for(network, 16, "relu"), image[None], torch.tensor([target]), [0])
     numbers = got.diagnostics[0]
     assert got.necessity is not None
@@ -130,7 +131,7 @@ def test_a_network_with_two_causes(logic: str) -> None:
     def two(v: list[float]) -> list[float]:
         return [((v[1] - v[0]) + (v[3] - v[2])) / 2, ((v[2] - v[0]) + (v[3] - v[1])) / 2]
 
-    numbers = Suny(k=2).explain(engine, image[None], torch.tensor([0]), [0]).diagnostics[0]
+    numbers = SunyExplainer(k=2).explain(engine, image[None], torch.tensor([0]), [0]).diagnostics[0]
     np.testing.assert_allclose(numbers["n_values"], two(n), atol=1e-5)
     np.testing.assert_allclose(numbers["s_values"], two(s), atol=1e-5)
     np.testing.assert_allclose([numbers["E_N(F_N)"], numbers["E_S(F_S)"], numbers["E_S(empty)"]], [n[3], s[3], s[0]], atol=1e-5)
@@ -143,14 +144,14 @@ def test_a_network_with_two_causes(logic: str) -> None:
 
 def test_efficiency(small_engine: Engine) -> None:
     for target in range(3):
-        numbers = Suny(k=5).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([target]), [0]).diagnostics[0]
+        numbers = SunyExplainer(k=5).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([target]), [0]).diagnostics[0]
         assert sum(numbers["n_values"]) == pytest.approx(numbers["E_N(F_N)"], abs=1e-12)
         assert sum(numbers["s_values"]) == pytest.approx(numbers["E_S(F_S)"] - numbers["E_S(empty)"], abs=1e-12)
 
 
 def test_the_cost_is_what_the_conf_file_says(small_engine: Engine) -> None:
     before = small_engine.cost
-    Suny(k=3, prescreen=4).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([0]), [0])
+    SunyExplainer(k=3, prescreen=4).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([0]), [0])
     spent = small_engine.cost - before
     # activation, clean image, empty sufficiency; singles of 4 channels twice; coalitions of two and more twice
     assert spent.forwards == 3 + 2 * 4 + 2 * (2**3 - 3 - 1)
@@ -161,9 +162,9 @@ def test_deterministic_and_independent_of_batch_mates() -> None:
     engine = engine_for(SmallNet(), 16, "relu")
     images, targets = noise(3, 3, 16, 16), torch.tensor([0, 1, 2])
     before = images.clone()
-    together = Suny(k=4).explain(engine, images, targets, [0, 0, 0])
+    together = SunyExplainer(k=4).explain(engine, images, targets, [0, 0, 0])
     for i in range(3):
-        alone = Suny(k=4).explain(engine, images[i : i + 1], targets[i : i + 1], [5])
+        alone = SunyExplainer(k=4).explain(engine, images[i : i + 1], targets[i : i + 1], [5])
         assert torch.equal(alone.saliency[0], together.saliency[i])
         assert alone.diagnostics[0] == together.diagnostics[i]
     assert torch.equal(images, before)
@@ -174,9 +175,9 @@ def test_deterministic_and_independent_of_batch_mates() -> None:
 
 def test_one_side_alone(small_engine: Engine) -> None:
     x, c = noise(1, 3, 16, 16), torch.tensor([1])
-    both = Suny(k=3).explain(small_engine, x, c, [0])
-    only_n = Suny(k=3, combine="necessity").explain(small_engine, x, c, [0])
-    only_s = Suny(k=3, combine="sufficiency").explain(small_engine, x, c, [0])
+    both = SunyExplainer(k=3).explain(small_engine, x, c, [0])
+    only_n = SunyExplainer(k=3, combine="necessity").explain(small_engine, x, c, [0])
+    only_s = SunyExplainer(k=3, combine="sufficiency").explain(small_engine, x, c, [0])
     assert both.necessity is not None
     assert both.sufficiency is not None
     assert torch.equal(only_n.saliency, both.necessity)
@@ -195,7 +196,9 @@ def test_many_players_are_masked_as_few_are() -> None:
 
 
 def test_fewer_channels_than_candidates(small_engine: Engine) -> None:
-    numbers = Suny(k=16, prescreen=None).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([0]), [0]).diagnostics[0]
+    numbers = (
+        SunyExplainer(k=16, prescreen=None).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([0]), [0]).diagnostics[0]
+    )
     assert sorted(numbers["n_candidates"]) == list(range(len(numbers["n_candidates"])))
     assert len(numbers["n_candidates"]) <= 6
 
@@ -232,7 +235,9 @@ class Fixed(nn.Module):
     ],
 )
 def test_nothing_to_explain_is_a_defined_result(maps: Tensor, logits: Tensor, flag: str) -> None:
-    explanation = Suny(k=2).explain(engine_for(Fixed(maps, logits), 8, "features"), noise(1, 3, 8, 8), torch.tensor([0]), [0])
+    explanation = SunyExplainer(k=2).explain(
+        engine_for(Fixed(maps, logits), 8, "features"), noise(1, 3, 8, 8), torch.tensor([0]), [0]
+    )
     assert torch.equal(explanation.saliency, torch.zeros(1, 8, 8))
     assert explanation.diagnostics[0]["flags"] == [flag]
     assert is_degenerate(explanation.saliency[0])
@@ -240,7 +245,7 @@ def test_nothing_to_explain_is_a_defined_result(maps: Tensor, logits: Tensor, fl
 
 def test_a_network_that_ignores_the_image_is_flagged() -> None:
     network = Fixed(torch.arange(16.0).reshape(4, 2, 2), torch.tensor([0.0, 0.0]))
-    explanation = Suny(k=2).explain(engine_for(network, 8, "features"), noise(1, 3, 8, 8), torch.tensor([0]), [0])
+    explanation = SunyExplainer(k=2).explain(engine_for(network, 8, "features"), noise(1, 3, 8, 8), torch.tensor([0]), [0])
     numbers = explanation.diagnostics[0]
     assert numbers["E_N(F_N)"] == 0
     assert numbers["E_S(empty)"] == 1
@@ -250,4 +255,4 @@ def test_a_network_that_ignores_the_image_is_flagged() -> None:
 @pytest.mark.parametrize("keys", [{"k": 0}, {"k": 17}, {"k": "8"}, {"fill": "black"}, {"candidates": 3}, {"k": 2.5}])
 def test_wrong_settings_are_refused(keys: dict[str, object]) -> None:
     with pytest.raises(pydantic.ValidationError):
-        Suny(**keys)  # type: ignore[arg-type]
+        SunyExplainer(**keys)  # type: ignore[arg-type]

@@ -94,11 +94,11 @@ def test_a_curve_is_run_once() -> None:
 
 
 def test_the_better_map_scores_better() -> None:
-    engine = engine_for(SmallNet(), 16, "relu")
+    network = SmallNet()
+    engine = engine_for(network, 16, "relu")
     image = noise(3, 16, 16)
     target = int(engine.probabilities(image[None]).argmax())
     x = image.clone().requires_grad_()
-    network = engine.classifier.network
     network(x[None])[0, target].backward()
     assert x.grad is not None
     gain = (x.grad * image).sum(0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import last_map, output_shapes, weights_digest
-from suny.classifiers.efficientnet_lite0 import EfficientNetLite0
+from suny.classifiers.efficientnet_lite0 import VIEW, EfficientNetLite0
 from suny.classifiers.engine import Engine, batches, pick_device
 from suny.classifiers.split import HookedSplit, TracedSplit, split
 from suny.errors import UserError
@@ -73,7 +73,7 @@ def test_torchvision_networks_are_cut(arch: str, layer: str, side: int) -> None:
     images = noise(2, 3, side, side, seed=1)
     with torch.inference_mode():
         expected = network(images)
-        cut = split(network, layer, side)
+        cut = split(network, layer, (side, side))
         assert isinstance(cut, TracedSplit)
         activation, carried = cut.head(images)
         torch.testing.assert_close(activation, hooked_activation(network, layer, images), rtol=1e-4, atol=1e-5)
@@ -93,7 +93,7 @@ def test_interventions_on_the_activation_agree_with_a_hook() -> None:
     with torch.inference_mode():
         expected = network(images)
         handle.remove()
-        cut = split(network, "layer2", 64)
+        cut = split(network, "layer2", (64, 64))
         activation, carried = cut.head(images)
         torch.testing.assert_close(cut.tail(activation * keep, carried), expected, rtol=1e-4, atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_a_network_that_cannot_be_traced_is_hooked() -> None:
     network = Branching().eval()
     images = noise(3, 3, 16, 16)
     with torch.inference_mode():
-        cut = split(network, "relu", 16)
+        cut = split(network, "relu", (16, 16))
         assert isinstance(cut, HookedSplit)
         activation, carried = cut.head(images)
         assert torch.equal(activation, hooked_activation(network, "relu", images))
@@ -182,7 +182,7 @@ def test_the_tail_scores_like_the_whole(small_engine: Engine) -> None:
 def test_bf16_gives_float32_probabilities_near_the_exact_ones() -> None:
     network = SmallNet()
     exact = engine_for(network, 16, "relu")
-    coarse = Engine(exact.classifier, precision="bf16", batch_size=4)
+    coarse = Engine(network, "relu", (16, 16), precision="bf16", batch_size=4)
     images = noise(6, 3, 16, 16)
     assert coarse.probabilities(images).dtype == torch.float32
     torch.testing.assert_close(coarse.probabilities(images), exact.probabilities(images), rtol=0, atol=0.03)
@@ -205,7 +205,7 @@ def test_cuda_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def lite0() -> Engine:
-    return Engine(EfficientNetLite0(name="efficientnet_lite0").build())
+    return Engine.of(EfficientNetLite0(name="efficientnet_lite0").build())
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_lite0_gives_the_numbers_of_its_package(lite0: Engine, lite0_package: nn
 
 def test_lite0_recognises_real_images(lite0: Engine, lite0_package: nn.Module, imagenet_sample: Path) -> None:
     samples = ImageFolder(name="imagefolder", root=str(imagenet_sample)).load().samples
-    view = lite0.classifier.view
+    view = VIEW
     images = torch.stack([view(decode(s.path).image) for s in samples])
     predicted = lite0.logits(images).argmax(1)
     with torch.inference_mode():
@@ -360,7 +360,7 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_default_layers() -> None:
-    shapes = output_shapes(SmallNet().eval(), 16)
+    shapes = output_shapes(SmallNet().eval(), (16, 16))
     assert shapes["relu"] == (1, 6, 4, 4)
     assert shapes[""] == (1, 3)
     assert last_map({k: v for k, v in shapes.items() if k}) == "relu"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from suny.method.values import all_coalitions, shapley, singles
+from suny.method.values import all_coalitions, interactions, semivalues, shapley, singles, size_weights
 
 
 def tables(k: int) -> st.SearchStrategy[np.ndarray]:
@@ -101,3 +101,72 @@ def test_dual_games_have_the_same_values(v: np.ndarray) -> None:
 def test_a_table_has_a_power_of_two_entries(length: int) -> None:
     with pytest.raises(ValueError, match=r"2\^k entries"):
         shapley(np.zeros(length))
+
+
+# semivalues and interactions
+
+
+@pytest.mark.parametrize("b", [0.5, 1, 2, 8, 1000])
+def test_size_weights_are_the_beta_binomial(b: float) -> None:
+    k = 5
+    # P(s) = C(k-1, s) B(s + 1, k - 1 - s + b) / B(1, b), by its definition
+    from scipy.special import beta, comb
+
+    s = np.arange(k)
+    expected = comb(k - 1, s) * beta(s + 1, k - 1 - s + b) / beta(1, b)
+    np.testing.assert_allclose(size_weights(k, b), expected, rtol=1e-9)
+    assert size_weights(k, b).sum() == pytest.approx(1)
+
+
+@given(tables(4))
+def test_b_of_1_is_shapley_and_b_of_infinity_the_single_effects(v: np.ndarray) -> None:
+    np.testing.assert_allclose(semivalues(v, 1.0), shapley(v), atol=1e-12)
+    np.testing.assert_allclose(semivalues(v, np.inf), singles(v), atol=1e-12)
+    np.testing.assert_allclose(semivalues(v, 1e9), singles(v), atol=1e-5)
+
+
+def test_semivalues_tell_and_from_or() -> None:
+    both, either = game(2, lambda s: len(s) == 2), game(2, lambda s: len(s) >= 1)
+    # P(0) = b / (b + 1): AND pays when the other is there, OR when it is not
+    np.testing.assert_allclose(semivalues(both, 3.0), [1 / 4] * 2)
+    np.testing.assert_allclose(semivalues(either, 3.0), [3 / 4] * 2)
+
+
+@given(tables(4), st.floats(0.2, 50))
+def test_semivalues_of_an_additive_game_are_its_terms(v: np.ndarray, b: float) -> None:
+    terms = v[:4]
+    additive = all_coalitions(4) @ terms
+    np.testing.assert_allclose(semivalues(additive, b), terms, atol=1e-9)
+
+
+@pytest.mark.parametrize("b", [0.0, -1.0, float("nan")])
+def test_b_has_to_be_positive(b: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        semivalues([0.0, 1.0], b)
+
+
+@pytest.mark.parametrize(
+    ("k", "value", "expected"),
+    [
+        (2, lambda s: len(s) == 2, 1.0),  # AND: they need each other
+        (2, lambda s: len(s) >= 1, -1.0),  # OR: either will do
+        (3, lambda s: {0, 1} <= s, 1.0),
+        (3, lambda s: len(s) >= 2, 0.0),  # majority: needed with one, in the way of the other
+        (3, lambda s: 2.0 * (0 in s) + 3.0 * (1 in s), 0.0),
+        (3, lambda s: float(s == {0, 1, 2}), 1 / 2),
+    ],
+)
+def test_interactions_by_hand(k: int, value: object, expected: float) -> None:
+    index = interactions(game(k, value))
+    assert index[0, 1] == index[1, 0] == pytest.approx(expected)
+    assert index[0, 0] == 0
+
+
+@given(tables(4))
+def test_interaction_is_the_difference_of_two_shapley_values(v: np.ndarray) -> None:
+    """I(f, g): f's Shapley value in the game where g is always there, less that where g is never there."""
+    rows = np.arange(16)
+    g = 3
+    without = rows[rows >> g & 1 == 0]
+    present, absent = shapley(v[without | (1 << g)] - v[1 << g]), shapley(v[without] - v[0])
+    np.testing.assert_allclose(interactions(v)[:3, g], present - absent, atol=1e-9)

@@ -77,7 +77,7 @@ class Model:
 def finish(model: Model, network: nn.Module, view: View, default_layer: str | None) -> Classifier:
     """What every network needs last: evaluation mode, a checked target layer, class names."""
     network.eval().requires_grad_(False)
-    maps = output_shapes(network, view.crop)
+    maps = output_shapes(network, (view.crop, view.crop))
     outputs = maps.pop("")[1]
     layer = model.target_layer or default_layer or last_map(maps)
     if layer not in maps:
@@ -92,7 +92,7 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
     return Classifier(model.name, network, view, layer, outputs, names, space)
 
 
-def output_shapes(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
+def output_shapes(network: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Output shape (of a batch of one) of every submodule that returns a feature map (1, C, h, w), in calling order.
 
     The entry "" is the network itself: its logits' shape (1, K).
@@ -111,7 +111,7 @@ def output_shapes(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
         note(name)
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, 3, side, side))
+            network(torch.zeros(1, 3, *size))
     finally:
         for handle in handles:
             handle.remove()

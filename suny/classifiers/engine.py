@@ -57,7 +57,9 @@ class Engine:
     """Runs a classifier.
 
     Args:
-        classifier: what to run; it is copied, not changed.
+        network: maps a normalised batch (N, 3, H, W) to logits (N, K), in evaluation mode; it is copied, not changed.
+        target_layer: name of the submodule at which it is cut.
+        size: (H, W) of the input.
         device: where.
         precision: ``float32`` (TensorFloat-32 off), or ``bf16`` autocast; probabilities are float32 either way.
         batch_size: images a pass; None: 8 on a CPU, 64 on CUDA.
@@ -65,18 +67,17 @@ class Engine:
 
     def __init__(
         self,
-        classifier: Classifier,
+        network: nn.Module,
+        target_layer: str,
+        size: tuple[int, int],
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         batch_size: int | None = None,
     ) -> None:
-        self.classifier = classifier
         self.device = torch.device(device)
         self.precision: Precision = precision
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE.get(self.device.type, 8)
-        self.side = classifier.view.crop
-        network = split(classifier.network, classifier.target_layer, self.side)
-        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.register_forward_pre_hook(self._count)
         self._cost = Cost()
@@ -85,6 +86,18 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+    ) -> Engine:
+        """The engine of a classifier, at its target layer and input size."""
+        side = classifier.view.crop
+        return cls(classifier.network, classifier.target_layer, (side, side), device, precision, batch_size)
 
     @property
     def cost(self) -> Cost:

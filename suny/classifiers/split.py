@@ -81,12 +81,12 @@ class HookedSplit(SplitNetwork):
 
     tail_only = False
 
-    def __init__(self, network: nn.Module, layer: str, side: int) -> None:
+    def __init__(self, network: nn.Module, layer: str, size: tuple[int, int]) -> None:
         super().__init__()
         self.network = network
         self.layer = layer
         self._calls = 0
-        self._run(torch.zeros(1, 3, side, side), lambda output: output)
+        self._run(torch.zeros(1, 3, *size), lambda output: output)
         self._last = self._calls
 
     def _run(self, images: Tensor, at_cut: Callable[[Tensor], Tensor]) -> Tensor:
@@ -120,13 +120,13 @@ class HookedSplit(SplitNetwork):
         return self._run(images, self._through_cut)
 
 
-def split(network: nn.Module, layer: str, side: int) -> SplitNetwork:
+def split(network: nn.Module, layer: str, size: tuple[int, int]) -> SplitNetwork:
     """Cuts a network in evaluation mode at a layer; the network itself is left as it is.
 
     Args:
-        network: maps (N, 3, side, side) to logits.
+        network: maps (N, 3, H, W) to logits.
         layer: name of a submodule with a feature map as output.
-        side: input size, pixels.
+        size: (H, W) of the input, pixels.
     """
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -135,14 +135,14 @@ def split(network: nn.Module, layer: str, side: int) -> SplitNetwork:
     try:
         head, tail = _traced(network, layer)
         prepared: SplitNetwork = TracedSplit(_prepared(head), _prepared(tail))
-        if _agree(prepared, network, side):
+        if _agree(prepared, network, size):
             return prepared
         plain = TracedSplit(head, tail)
-        if _agree(plain, network, side):
+        if _agree(plain, network, size):
             return plain
     except (fx.proxy.TraceError, _NotCuttable, TypeError, RuntimeError, AttributeError, ValueError):
         pass  # data-dependent control flow and the like: the hooked pass handles any module
-    return HookedSplit(network, layer, side)
+    return HookedSplit(network, layer, size)
 
 
 class _NotCuttable(Exception):
@@ -261,9 +261,9 @@ def _prepared(part: fx.GraphModule) -> nn.Module:
     return fused
 
 
-def _agree(prepared: nn.Module, network: nn.Module, side: int) -> bool:
+def _agree(prepared: nn.Module, network: nn.Module, size: tuple[int, int]) -> bool:
     """Whether the prepared network gives the probabilities of the original one, on noise, within 1e-5."""
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         got, expected = prepared(images).softmax(1), network(images).softmax(1)
     return bool(torch.allclose(got, expected, rtol=1e-4, atol=1e-5))

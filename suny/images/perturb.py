@@ -12,7 +12,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as nnf
 
-Substrate = Literal["zero", "blur"]
+Substrate = Literal["zero", "blur", "strong_blur", "mean"]
+
+# Of the strong blur, in pixels: RISE's kernel leaves a class much of its probability, this one hardly any.
+STRONG_SIGMA = 20.0
 
 
 def substrate(image: Tensor, kind: Substrate) -> Tensor:
@@ -20,7 +23,8 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
 
     Args:
         image: normalised, (3, H, W).
-        kind: ``zero``: 0 of the normalised image, the data set's mean colour; ``blur``: RISE's blur (:func:`rise_kernel`).
+        kind: ``zero``: 0 of the normalised image, the data set's mean colour; ``blur``: RISE's blur (:func:`rise_kernel`);
+            ``strong_blur``: a Gaussian of sigma 20 pixels, the border repeated; ``mean``: the image's own mean colour.
 
     Returns: (3, H, W).
     """
@@ -29,6 +33,11 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
     if kind == "blur":
         kernel = rise_kernel().to(image)[None, None].expand(3, 1, -1, -1)
         return nnf.conv2d(image[None], kernel, padding=kernel.shape[-1] // 2, groups=3)[0]
+    if kind == "strong_blur":
+        blurred = gaussian_filter(image.cpu().numpy(), (0, STRONG_SIGMA, STRONG_SIGMA), mode="nearest")
+        return torch.from_numpy(blurred).to(image)
+    if kind == "mean":
+        return image.mean((1, 2), keepdim=True).expand_as(image)
     raise ValueError(f"unknown substrate {kind!r}")
 
 

@@ -1,19 +1,27 @@
 """Causes: what an explanation can remove or keep, and the class probability when it does.
 
-An intervention do(S) keeps the causes S and removes the rest. Each kind of cause answers four questions; the explainer
-asks no others.
+An intervention do(S) keeps the causes S and removes the rest. Each kind of cause answers the same few questions; the
+explainer asks no others.
+
+- :class:`FeatureCauses`: feature maps as image masks; interventions on the input
+- :class:`RegionCauses`: regions of the image; interventions on the input
+- :class:`FilterCauses`: channels of the target layer; interventions on the activation, only the tail runs
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
+from suny.classifiers.split import Carried
 from suny.explanation import upsample
 from suny.images.perturb import Substrate, blend, substrate
+
+MaskRule = Literal["max", "noisy_or", "sum", "partition"]
+Draw = Literal["feature_maps", "masks"]
 
 
 class Causes(Protocol):
@@ -22,6 +30,11 @@ class Causes(Protocol):
     @property
     def count(self) -> int:
         """How many causes there are."""
+        ...
+
+    @property
+    def complementary(self) -> bool:
+        """Whether keeping some of all causes is the same intervention as removing the others."""
         ...
 
     def removed(self, players: Tensor, coalitions: Tensor) -> Tensor:
@@ -40,45 +53,163 @@ class Causes(Protocol):
         ...
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
-        """The signed map (H, W) of the players' values, float32 (k,)."""
+        """The signed map (H, W) of the players' values, (k,)."""
         ...
 
 
-class FeatureCauses:
-    """Input features: each feature map A_f of the target layer is an image mask m_f; interventions are on the input.
-
-    m_f is A_f upsampled bilinearly and min-max normalised to [0, 1] afterwards; the mask of a coalition is the maximum of
-    its members'. Remove: I * (1 - m), keep: I * m, with a substrate where the image is taken away.
+class ImageCauses:
+    """Causes that are masks of the image: remove is I * (1 - m), keep is I * m, with a substrate where it is taken away.
 
     Args:
         engine: runs the network.
         image: normalised, (3, H, W).
         target: the class c.
-        activation: A, (C, h, w).
         fill: what replaces removed pixels.
+        rule: the mask of a coalition from its members': their maximum; ``noisy_or`` 1 - prod(1 - m); ``sum``, min-max
+            normalised; ``partition``: members' share of the sum over all players, so that all together cover everything.
     """
 
-    def __init__(self, engine: Engine, image: Tensor, target: int, activation: Tensor, fill: Substrate) -> None:
+    def __init__(self, engine: Engine, image: Tensor, target: int, fill: Substrate, rule: MaskRule) -> None:
         self.engine = engine
         self.image = image
         self.target = target
-        self.activation = activation
         self.background = substrate(image, fill)
+        self.rule: MaskRule = rule
 
     @property
-    def count(self) -> int:
-        return len(self.activation)
-
-    def varying(self) -> Tensor:
-        """Indices of the feature maps that are not constant; the others have no mask. int64, ascending."""
-        flat = self.activation.flatten(1)
-        return torch.nonzero(flat.amax(1) > flat.amin(1))[:, 0]
+    def complementary(self) -> bool:
+        return self.rule == "partition"
 
     def masks(self, players: Tensor) -> Tensor:
         """m_f of the players, float32 (k, H, W) in [0, 1]."""
-        maps = upsample(self.activation[players], self.engine.side)
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        return (maps - low) / (high - low)
+        raise NotImplementedError
+
+    def removed(self, players: Tensor, coalitions: Tensor) -> Tensor:
+        return self._score(players, coalitions, keep=False)
+
+    def kept(self, players: Tensor, coalitions: Tensor) -> Tensor:
+        return self._score(players, coalitions, keep=True)
+
+    def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
+        together = self.rule == "partition" or len(players) <= self.engine.batch_size
+        ready = self.masks(players) if together else None
+        if ready is not None and self.rule == "partition":
+            ready = shares(ready)
+
+        def build(part: slice) -> Tensor:
+            rows = coalitions[part]
+            if ready is None:  # many players: only the masks that this batch needs
+                used = rows.any(0).nonzero()[:, 0]
+                cover = union(rows[:, used], self.masks(players[used]), self.rule)
+            else:
+                cover = union(rows, ready, self.rule)
+            return blend(self.image, self.background, cover if keep else 1 - cover)
+
+        return self.engine.score(len(coalitions), build, self.target)
+
+
+class FeatureCauses(ImageCauses):
+    """Feature maps as image masks: m_f is the map upsampled bilinearly, min-max normalised to [0, 1] afterwards.
+
+    Args:
+        maps: one for each cause, (n, h, w): channels of the target layer, or groups of them.
+        draw: how values become a map: the linear combination of the feature maps (published), or painted on the masks.
+
+    The others are those of :class:`ImageCauses`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        image: Tensor,
+        target: int,
+        maps: Tensor,
+        fill: Substrate = "zero",
+        rule: MaskRule = "max",
+        draw: Draw = "feature_maps",
+    ) -> None:
+        super().__init__(engine, image, target, fill, rule)
+        self.maps = maps
+        self.draw: Draw = draw
+
+    @property
+    def count(self) -> int:
+        return len(self.maps)
+
+    def masks(self, players: Tensor) -> Tensor:
+        return _min_max(upsample(self.maps[players], self.image.shape[-2:]))
+
+    def project(self, players: Tensor, values: Tensor) -> Tensor:
+        if self.draw == "masks":
+            return (values.to(self.maps)[:, None, None] * self.masks(players)).sum(0)
+        return combined(self.maps[players], values, self.image.shape[-2:])
+
+
+class RegionCauses(ImageCauses):
+    """Regions that partition the image; values are painted on them.
+
+    Args:
+        regions: index of each pixel's region, int64 (H, W), 0..n-1.
+
+    The others are those of :class:`ImageCauses`.
+    """
+
+    def __init__(self, engine: Engine, image: Tensor, target: int, regions: Tensor, fill: Substrate = "zero") -> None:
+        super().__init__(engine, image, target, fill, "max")
+        self.regions = regions
+        self.count = int(regions.max()) + 1
+
+    @property
+    def complementary(self) -> bool:
+        return True
+
+    def masks(self, players: Tensor) -> Tensor:
+        return (self.regions[None] == players[:, None, None]).to(self.image.dtype)
+
+    def project(self, players: Tensor, values: Tensor) -> Tensor:
+        of_region = self.image.new_zeros(self.count)
+        of_region[players] = values.to(of_region)
+        return of_region[self.regions]
+
+
+class FilterCauses:
+    """Channels of the target layer, or groups of them; interventions on the activation run the tail only.
+
+    Args:
+        engine: runs the network.
+        activation: A, (C, h, w), and ``carried``, what else the tail needs of this image.
+        target: the class c.
+        size: (H, W) of the map.
+        groups: bool (n, C): which channels each cause holds.
+        fill: what replaces a removed channel: 0, or its own mean.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        activation: Tensor,
+        carried: Carried,
+        target: int,
+        size: tuple[int, int],
+        groups: Tensor,
+        fill: Literal["zero", "mean"] = "zero",
+    ) -> None:
+        self.engine = engine
+        self.activation = activation
+        self.carried = carried
+        self.target = target
+        self.size = size
+        self.groups = groups
+        gone = activation.mean((1, 2), keepdim=True) if fill == "mean" else activation.new_zeros(len(activation), 1, 1)
+        self.gone = gone.expand_as(activation)
+
+    @property
+    def count(self) -> int:
+        return len(self.groups)
+
+    @property
+    def complementary(self) -> bool:
+        return bool((self.groups.sum(0) == 1).all())
 
     def removed(self, players: Tensor, coalitions: Tensor) -> Tensor:
         return self._score(players, coalitions, keep=False)
@@ -87,23 +218,52 @@ class FeatureCauses:
         return self._score(players, coalitions, keep=True)
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
-        weighted = (values.to(self.activation)[:, None, None] * self.activation[players]).sum(0)
-        return upsample(weighted[None], self.engine.side)[0]  # upsampling is linear: the sum may come first
+        of_channel = (values.to(self.activation)[:, None] * self.groups[players]).sum(0)
+        return combined(self.activation, of_channel, self.size)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
-        few = len(players) <= self.engine.batch_size
-        ready = self.masks(players) if few else None
+        held = self.groups[players].float()
 
         def build(part: slice) -> Tensor:
-            rows = coalitions[part]
-            if ready is None:  # many players: only the masks that this batch needs
-                used = rows.any(0).nonzero()[:, 0]
-                members, masks = rows[:, used], self.masks(players[used])
-            else:
-                members, masks = rows, ready
-            cover = self.image.new_zeros(len(rows), *self.image.shape[1:])
-            for column, mask in zip(members.unbind(1), masks, strict=True):
-                cover[column] = torch.maximum(cover[column], mask)
-            return blend(self.image, self.background, cover if keep else 1 - cover)
+            touched = (coalitions[part].float() @ held) > 0  # (n, C)
+            stays = touched if keep else ~touched
+            return torch.where(stays[:, :, None, None], self.activation, self.gone)
 
-        return self.engine.score(len(coalitions), build, self.target)
+        return self.engine.score_tail(len(coalitions), build, self.carried, self.target)
+
+
+def union(rows: Tensor, masks: Tensor, rule: MaskRule) -> Tensor:
+    """Masks of coalitions.
+
+    Args:
+        rows: bool (n, k).
+        masks: of the members, (k, H, W) in [0, 1]; for ``partition`` their shares.
+        rule: as in :class:`ImageCauses`.
+
+    Returns: (n, H, W) in [0, 1]; the empty coalition covers nothing.
+    """
+    if rule in ("sum", "partition"):
+        cover = torch.einsum("nk,khw->nhw", rows.to(masks.dtype), masks)
+        return _min_max(cover) if rule == "sum" else cover.clamp(0, 1)
+    cover = masks.new_zeros(len(rows), *masks.shape[1:])
+    for column, mask in zip(rows.unbind(1), masks, strict=True):
+        here = cover[column]
+        cover[column] = torch.maximum(here, mask) if rule == "max" else 1 - (1 - here) * (1 - mask)
+    return cover
+
+
+def shares(masks: Tensor) -> Tensor:
+    """A partition of unity from masks (k, H, W): each one's share of their sum; equal shares where all are 0."""
+    total = masks.sum(0)
+    return torch.where(total > 0, masks / total.clamp(min=1e-12), masks.new_tensor(1 / len(masks)))
+
+
+def combined(maps: Tensor, values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """The linear combination of upsampled maps (H, W); upsampling is linear, so the sum comes first."""
+    return upsample((values.to(maps)[:, None, None] * maps).sum(0)[None], size)[0]
+
+
+def _min_max(maps: Tensor) -> Tensor:
+    """Each map to [0, 1]; a constant one to 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, torch.ones_like(high))

@@ -9,161 +9,288 @@ R_N and R_S are the Shapley values of these two games over the candidates F_N an
 map is the linear combination of the feature maps with R_N, the sufficiency map with R_S; both keep the common unit of
 p_c(I) and are never scaled separately. Negative parts of a map are cut to 0, as in every class activation map.
 
+Where all causes play on both sides and keeping S is the same intervention as removing the rest, the two games are duals:
+v_S(S) = const - v_N(F \\ S). Their Shapley values then coincide and the two maps say the same; the record says so.
+
 Xuan et al., arXiv 2303.00244. What the publication leaves open is a field here; the defaults are the faithful reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
+from suny.errors import UserError
 from suny.explanation import Explanation
 from suny.images.perturb import Substrate
-from suny.method.causes import Causes, FeatureCauses
-from suny.method.values import all_coalitions, shapley, singles
+from suny.method import candidates
+from suny.method.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
+from suny.method.estimators import EXACT_LIMIT, Coalitions, Estimate, Game, exact, sampled
+from suny.method.values import Floats
 
 # Below/above these an explanation's N or S side rests on a change of p_c too small to read (a soft mask that removes
 # nothing, or a class that needs no evidence): flagged in the record.
 WEAK_NECESSITY = 0.5
 HIGH_EMPTY_SUFFICIENCY = 0.1
 
+# Records list the values of so many players at most.
+LISTED = 64
+
+Combine = Literal["mean", "max", "product", "harmonic", "necessity", "sufficiency"]
+_CANDIDATES = {
+    "feature": ("topk", "nmf", "kmeans", "all"),
+    "filter": ("topk", "nmf", "kmeans", "all"),
+    "region": ("grid", "slic"),
+}
+
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two games.
-
-    Args:
-        players: the candidates (cause indices), int64 (k,).
-        single: single effects of the players, float64 (k,), E({f}) - E(empty).
-        value: Shapley values, float64 (k,).
-        empty, full: E(empty) and E(all candidates).
-    """
+    """One of the two games: who played (cause indices, int64 (k,)), and what their values are."""
 
     players: Tensor
-    single: Tensor
-    value: Tensor
-    empty: float
-    full: float
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both games of one image and their maps.
+
+    Args:
+        necessity_map, sufficiency_map: (H, W), >= 0, fractions of p_c(I) times the unit of what they are drawn with.
+        n, s: the games; None where there is nothing to explain.
+        dual: whether the two games are duals by construction.
+        flags: what a reader must know, one phrase each.
+    """
+
+    necessity_map: Tensor
+    sufficiency_map: Tensor
+    n: Side | None
+    s: Side | None
+    dual: bool = False
+    flags: list[str] = field(default_factory=list)
 
 
 @configured
-class Suny:
-    """SUNY over input features (feature maps of the target layer as image masks).
+class SunyExplainer:
+    """SUNY over input features, filters or image regions.
 
     Args:
         name: as in ``method=NAME``.
-        cause: ``feature``: interventions on the input image.
-        k: candidates on each side, those with the largest single effects; 2^k coalitions are scored on each side.
-        prescreen: how many channels have their single effects scored, by |pooled gradient * pooled activation|;
-            None scores all.
-        fill: what replaces removed pixels (:func:`suny.images.perturb.substrate`).
-        combine: the scalar map: ``mean`` of the two sides, or one side alone.
+        cause: ``feature``: feature maps are masks, interventions on the input; ``filter``: channels of the target layer,
+            interventions on the activation; ``region``: regions of the image, interventions on the input.
+        candidates: ``topk``: the k channels with the largest single effects on each side; ``nmf``, ``kmeans``: all channels
+            in k groups; ``all``: every channel; regions: ``grid`` of k x k cells, or about k ``slic`` superpixels.
+        k: see there.
+        prescreen: for ``topk``, how many channels have their single effects scored, by
+            |pooled gradient * pooled activation|; None scores all.
+        mask: the mask of a coalition of features (:class:`suny.method.causes.ImageCauses`).
+        fill: what replaces removed pixels (:func:`suny.images.perturb.substrate`); filters: ``zero`` or the channel's
+            ``mean``.
+        b: of the semivalue: 1 is Shapley (published), inf the single effects.
+        estimator: ``exact``: all 2^k coalitions, k <= 16; ``sampled``: random orders in antithetic pairs.
+        orders, budget, target_error: when sampling stops (:func:`suny.method.estimators.sampled`).
+        draw: values drawn by the linear combination of ``feature_maps``, or painted on the players' ``masks``.
+        combine: the scalar map from N and S: ``mean``, ``max``, ``product`` (its square root, to keep the unit),
+            ``harmonic`` mean, or one side alone.
     """
 
     name: str = "suny"
-    cause: Literal["feature"] = "feature"
-    k: Annotated[int, Field(ge=1, le=16)] = 8
+    cause: Literal["feature", "filter", "region"] = "feature"
+    candidates: Literal["topk", "nmf", "kmeans", "all", "grid", "slic"] = "topk"
+    k: Annotated[int, Field(ge=1)] = 8
     prescreen: Annotated[int, Field(ge=1)] | None = 128
+    mask: MaskRule = "max"
     fill: Substrate = "zero"
-    combine: Literal["mean", "necessity", "sufficiency"] = "mean"
+    b: Annotated[float, Field(gt=0)] = 1.0
+    estimator: Literal["exact", "sampled"] = "exact"
+    orders: Annotated[int, Field(ge=2)] = 32
+    budget: Annotated[int, Field(ge=1)] | None = None
+    target_error: Annotated[float, Field(gt=0)] | None = None
+    draw: Draw = "feature_maps"
+    combine: Combine = "mean"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SunyExplainer:
+        fitting = _CANDIDATES[self.cause]
+        if self.candidates not in fitting:
+            raise ValueError(f"candidates={self.candidates} do not go with cause={self.cause}; choose {' or '.join(fitting)}")
+        if self.cause == "filter" and self.fill not in ("zero", "mean"):
+            raise ValueError(f"fill={self.fill} is for images; a filter is replaced by zero or its mean")
+        players = self.k**2 if self.candidates == "grid" else self.k
+        if self.estimator == "exact" and self.candidates != "all" and players > EXACT_LIMIT:
+            raise ValueError(f"{players} players are too many for estimator=exact (at most {EXACT_LIMIT}): use sampled")
+        return self
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """Explains a batch (:class:`~suny.explanation.Explainer`); exact and deterministic, ``seeds`` are not used."""
-        maps, diagnostics = [], []
-        for image, target in zip(images, targets.tolist(), strict=True):
-            necessity, sufficiency, numbers = self._explain_one(engine, image, target)
-            maps.append(torch.stack([necessity, sufficiency]))
-            diagnostics.append(numbers)
-        necessity, sufficiency = torch.stack(maps).unbind(1)
-        saliency = {
-            "mean": (necessity + sufficiency) / 2,
-            "necessity": necessity,
-            "sufficiency": sufficiency,
-        }[self.combine]
-        return Explanation(saliency, necessity, sufficiency, diagnostics)
+        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` are of the orders, where they are sampled."""
+        found = [
+            self.sides(engine, image, target, seed) for image, target, seed in zip(images, targets.tolist(), seeds, strict=True)
+        ]
+        necessity = torch.stack([one.necessity_map for one in found])
+        sufficiency = torch.stack([one.sufficiency_map for one in found])
+        saliency = combine(necessity, sufficiency, self.combine)
+        return Explanation(saliency, necessity, sufficiency, [describe(one) for one in found])
 
-    def _explain_one(self, engine: Engine, image: Tensor, target: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        activation, gradient = engine.activation_gradient(image[None], torch.tensor([target]))
-        causes = FeatureCauses(engine, image, target, activation[0], self.fill)
+    def sides(self, engine: Engine, image: Tensor, target: int, seed: int) -> Sides:
+        """Both games of one image (3, H, W).
+
+        Raises:
+            UserError: more players than can be enumerated.
+        """
         clean = float(engine.score(1, lambda _: image[None], target))
-        pool = prescreened(causes.varying(), activation[0], gradient[0], self.prescreen)
-        blank = torch.zeros(engine.side, engine.side, device=image.device)
+        causes, pool = self._causes(engine, image, target)
         if clean <= 0 or len(pool) == 0:
-            why = "p_c(I) is 0" if clean <= 0 else "every feature map is constant"
-            return blank, blank, {"flags": [why], "n_candidates": [], "s_candidates": []}
-        necessity = self._side(causes, pool, clean, keep=False)
-        sufficiency = self._side(causes, pool, clean, keep=True)
-        maps = [causes.project(side.players, side.value).clamp(min=0) for side in (necessity, sufficiency)]
-        return maps[0], maps[1], describe(necessity, sufficiency)
+            blank = torch.zeros(image.shape[-2:], device=image.device)
+            return Sides(blank, blank, None, None, flags=["p_c(I) is 0" if clean <= 0 else "every feature map is constant"])
+        chosen = [self._players(causes, pool, clean, keep) for keep in (False, True)]
+        dual = causes.complementary and all(len(players) == causes.count for players, _ in chosen)
+        n, s = self._games(causes, chosen, clean, dual)
+        sides = [Side(players, self._estimate(game, seed)) for (players, _), game in zip(chosen, (n, s), strict=True)]
+        maps = [causes.project(x.players, torch.from_numpy(x.estimate.value)).clamp(min=0) for x in sides]
+        return Sides(maps[0], maps[1], sides[0], sides[1], dual, flags(sides[0], sides[1], dual and self.b == 1))
 
-    def _side(self, causes: Causes, pool: Tensor, clean: float, keep: bool) -> Side:
-        """One game: single effects of the pool, the best k as candidates, all their coalitions, Shapley values."""
-
-        def effect(players: Tensor, coalitions: Tensor) -> Tensor:
-            p = (causes.kept if keep else causes.removed)(players, coalitions).double().cpu()
-            return p / clean if keep else (clean - p) / clean
-
-        device = pool.device
-        single = effect(pool, torch.eye(len(pool), dtype=torch.bool, device=device))
-        chosen = torch.argsort(single, descending=True, stable=True)[: self.k]
-        players = pool[chosen.to(device)]
-        k = len(players)
-        coalitions = torch.from_numpy(all_coalitions(k))
-        table = torch.empty(2**k, dtype=torch.float64)
-        sizes = coalitions.sum(1)
-        table[1 << torch.arange(k)] = single[chosen]
-        # nothing removed is the clean image; nothing kept has to be scored
-        table[0] = effect(players, coalitions[:1].to(device))[0] if keep else 0.0
-        table[sizes > 1] = effect(players, coalitions[sizes > 1].to(device))
-        return Side(
-            players=players,
-            single=torch.from_numpy(singles(table.numpy())),
-            value=torch.from_numpy(shapley(table.numpy())),
-            empty=float(table[0]),
-            full=float(table[-1]),
+    def _causes(self, engine: Engine, image: Tensor, target: int) -> tuple[Causes, Tensor]:
+        """The causes of an image, and which of them may become candidates."""
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        causes: Causes
+        if self.cause == "region":
+            regions = candidates.grid(size, self.k) if self.candidates == "grid" else candidates.superpixels(image, self.k)
+            causes = RegionCauses(engine, image, target, regions.to(image.device), self.fill)
+            return causes, torch.arange(causes.count, device=image.device)
+        activation, gradient = (x[0] for x in engine.activation_gradient(image[None], torch.tensor([target])))
+        in_groups = self.candidates in ("nmf", "kmeans")
+        groups = (
+            candidates.grouped(activation, gradient, self.k, self.candidates)
+            if in_groups
+            else torch.eye(len(activation), dtype=torch.bool, device=image.device)
         )
+        if self.cause == "feature":
+            maps = candidates.group_maps(activation, gradient, groups) if in_groups else activation
+            causes = FeatureCauses(engine, image, target, maps, self.fill, self.mask, self.draw)
+            pool = candidates.varying(maps)
+        else:
+            raw, carried = engine.activations(image[None])
+            fill: Literal["zero", "mean"] = "mean" if self.fill == "mean" else "zero"
+            causes = FilterCauses(engine, raw[0], carried, target, size, groups, fill)
+            pool = torch.arange(causes.count, device=image.device)
+        if self.candidates == "topk":
+            pool = candidates.prescreened(pool, activation, gradient, self.prescreen)
+        return causes, pool
+
+    def _players(self, causes: Causes, pool: Tensor, clean: float, keep: bool) -> tuple[Tensor, Floats | None]:
+        """The candidates of one side and, where they were needed to find them, their single effects."""
+        if self.candidates != "topk":
+            return pool, None
+        single = effects(causes, pool, clean, keep)(np.eye(len(pool), dtype=bool))
+        best = candidates.strongest(torch.from_numpy(single), self.k)
+        return pool[best.to(pool.device)], single[best.numpy()]
+
+    def _games(
+        self, causes: Causes, chosen: Sequence[tuple[Tensor, Floats | None]], clean: float, dual: bool
+    ) -> tuple[Game, Game]:
+        """The two games; duals share every coalition they score."""
+        (n_players, n_single), (s_players, s_single) = chosen
+        k = len(s_players)
+        sufficiency = Game(k, effects(causes, s_players, clean, keep=True))
+        if dual:
+            sufficiency.know(np.ones((1, k), dtype=bool), np.ones(1))  # everything kept is the clean image
+            return Game(k, lambda c: 1 - sufficiency(~c)), sufficiency
+        necessity = Game(len(n_players), effects(causes, n_players, clean, keep=False))
+        necessity.know(np.zeros((1, len(n_players)), dtype=bool), np.zeros(1))  # nothing removed is the clean image
+        for game, single in ((necessity, n_single), (sufficiency, s_single)):
+            if single is not None:
+                game.know(np.eye(game.k, dtype=bool), single)
+        return necessity, sufficiency
+
+    def _estimate(self, game: Game, seed: int) -> Estimate:
+        if self.estimator == "exact":
+            if game.k > EXACT_LIMIT:
+                raise UserError(
+                    f"{self.name}: {game.k} players are too many for estimator=exact (at most {EXACT_LIMIT}): use sampled."
+                )
+            return exact(game, self.b)
+        return sampled(game, self.b, seed=seed, orders=self.orders, budget=self.budget, target_error=self.target_error)
 
 
-def prescreened(varying: Tensor, activation: Tensor, gradient: Tensor, size: int | None) -> Tensor:
-    """The channels whose single effects are worth scoring: the largest |pooled gradient * pooled activation|.
+def effects(causes: Causes, players: Tensor, clean: float, keep: bool) -> Any:
+    """E_S (keep) or E_N of coalitions of the players, as a function of bool (n, k)."""
 
-    Args:
-        varying: candidate channels, int64 ascending.
-        activation, gradient: (C, h, w).
-        size: how many to keep; None keeps all.
+    def value(coalitions: Coalitions) -> Floats:
+        rows = torch.from_numpy(coalitions).to(players.device)
+        p = (causes.kept if keep else causes.removed)(players, rows).double().cpu().numpy()
+        return p / clean if keep else (clean - p) / clean
 
-    Returns: int64 (at most size,), ascending.
-    """
-    if size is None or len(varying) <= size:
-        return varying
-    strength = (gradient.mean((1, 2)) * activation.mean((1, 2))).abs()[varying]
-    best = torch.argsort(strength, descending=True, stable=True)[:size]
-    return varying[best].sort().values
+    return value
 
 
-def describe(necessity: Side, sufficiency: Side) -> dict[str, Any]:
-    """What an explanation's record carries beside the maps; every number is a fraction of p_c(I)."""
-    flags = []
-    if necessity.full < WEAK_NECESSITY:
-        flags.append(f"E_N(F_N) < {WEAK_NECESSITY}")
-    if sufficiency.empty > HIGH_EMPTY_SUFFICIENCY:
-        flags.append(f"E_S(empty) > {HIGH_EMPTY_SUFFICIENCY}")
-    return {
-        "E_N(F_N)": necessity.full,
-        "E_S(F_S)": sufficiency.full,
-        "E_S(empty)": sufficiency.empty,
-        "flags": flags,
-        "n_candidates": necessity.players.tolist(),
-        "s_candidates": sufficiency.players.tolist(),
-        "n_values": necessity.value.tolist(),
-        "s_values": sufficiency.value.tolist(),
-        "n_singles": necessity.single.tolist(),
-        "s_singles": sufficiency.single.tolist(),
+def combine(n: Tensor, s: Tensor, how: Combine) -> Tensor:
+    """The scalar map from the two sides, both >= 0 and in common units; 0 stays 0 in every combination."""
+    if how == "necessity":
+        return n
+    if how == "sufficiency":
+        return s
+    if how == "max":
+        return torch.maximum(n, s)
+    if how == "product":
+        return (n * s).sqrt()
+    if how == "harmonic":
+        total = n + s
+        return torch.where(total > 0, 2 * n * s / total.clamp(min=torch.finfo(n.dtype).tiny), torch.zeros_like(total))
+    return (n + s) / 2
+
+
+def flags(n: Side, s: Side, same: bool) -> list[str]:
+    """What a reader of an explanation must know."""
+    found = []
+    if n.estimate.full < WEAK_NECESSITY:
+        found.append(f"E_N(F_N) < {WEAK_NECESSITY}")
+    if s.estimate.empty > HIGH_EMPTY_SUFFICIENCY:
+        found.append(f"E_S(empty) > {HIGH_EMPTY_SUFFICIENCY}")
+    if same:
+        found.append("the two games are duals: N and S have the same values")
+    return found
+
+
+def describe(sides: Sides) -> dict[str, Any]:
+    """What an explanation's record carries beside the maps; effects and values are fractions of p_c(I)."""
+    n, s = sides.n, sides.s
+    if n is None or s is None:
+        return {"flags": sides.flags}
+    numbers: dict[str, Any] = {
+        "E_N(F_N)": n.estimate.full,
+        "E_S(F_S)": s.estimate.full,
+        "E_S(empty)": s.estimate.empty,
+        "flags": sides.flags,
+        "dual": sides.dual,
+        "rank_correlation": rank_correlation(n, s),
+        "standard_error": float(max(n.estimate.error.max(), s.estimate.error.max())),
+        "efficiency_residual": max(n.estimate.residual, s.estimate.residual, key=abs),
+        "orders": n.estimate.orders,
     }
+    for side, one in (("n", n), ("s", s)):
+        if len(one.players) <= LISTED:
+            numbers[f"{side}_candidates"] = one.players.tolist()
+            numbers[f"{side}_values"] = one.estimate.value.tolist()
+            numbers[f"{side}_singles"] = one.estimate.single.tolist()
+    return numbers
+
+
+def rank_correlation(n: Side, s: Side) -> float | None:
+    """Spearman correlation of the N and S values over the causes that play on both sides; None for fewer than three."""
+    of_n = dict(zip(n.players.tolist(), n.estimate.value, strict=True))
+    of_s = dict(zip(s.players.tolist(), s.estimate.value, strict=True))
+    shared = sorted(set(of_n) & set(of_s))
+    values = [[of_n[c] for c in shared], [of_s[c] for c in shared]]
+    if len(shared) < 3 or any(len(set(v)) == 1 for v in values):
+        return None
+    return float(spearmanr(*values).statistic)
