@@ -127,6 +127,8 @@ def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
     first = error.errors()[0]
     at = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdigit()]
     key = ".".join([*([where] if where else []), *at[:1]])
+    if first["type"] == "value_error":  # settings that do not go together
+        return f"{where or 'configuration'}: {first['ctx']['error']}."
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         valid = sorted(f.name for f in dataclasses.fields(cls))
         return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."

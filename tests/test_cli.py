@@ -303,13 +303,15 @@ def test_a_missing_image_is_counted_when_asked(cli: Cli, spoilt: Path, tmp_path:
 
 
 MISTAKES = {
-    "method=grandcam": "method=grandcam is unknown. Did you mean 'gradcam'? Valid: center, gradcam, random, suny.",
+    "method=grandcam": "method=grandcam is unknown. Did you mean 'gradcam'? Valid: center, gradcam, random, suny, suny_filter, ",
     "metod=suny": "unknown key metod. Did you mean 'method'?",
     "method.kk=3": "unknown key method.kk. Did you mean 'method.k'?",
     "+method.kk=3": "unknown key method.kk. Did you mean 'k'? Valid: ",
     "method.k=abc": "method.k=abc should be a valid integer",
     "method.k=40": "method.k=40 should be less than or equal to 16",
     "method.fill=blurr": "method.fill=blurr should be 'zero' or 'blur'. Did you mean 'blur'?",
+    "method.cause=filter method.candidates=grid": "method: candidates=grid do not go with cause=filter; choose topk or nmf",
+    "method=suny_filter method.candidates=all": "suny_filter: 1280 players are too many for estimator=exact",
     "points=1": "points=1 should be greater than or equal to 2",
     "metrics.deletion.points=many": "metrics.deletion.points=many should be a valid integer",
     "precision=float16": "precision=float16 should be 'float32' or 'bf16'. Did you mean 'float32'?",
@@ -367,7 +369,7 @@ def test_a_typo_in_a_sweep_is_told_before_anything_runs(cli: Cli, tmp_path: Path
 def test_help_and_unknown_flags() -> None:
     done = subprocess.run(command("--help"), capture_output=True, text=True)
     assert done.returncode == 0
-    for word in ("method: center, gradcam, random, suny", "SUNY_DATA", "results_dir=DIR", "Exit codes"):
+    for word in ("method: center, gradcam, random, suny, ", "SUNY_DATA", "results_dir=DIR", "Exit codes"):
         assert word in done.stdout
 
 

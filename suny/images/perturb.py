@@ -59,10 +59,11 @@ def blend(image: Tensor, background: Tensor, keep: Tensor) -> Tensor:
         image, background: (3, H, W).
         keep: (n, H, W) in [0, 1].
 
-    Returns: (n, 3, H, W).
+    Returns: (n, 3, H, W), laid out as the networks want it (channels last).
     """
-    keep = keep[:, None]
-    return image * keep + background * (1 - keep)
+    out = image.new_empty(len(keep), *image.shape).contiguous(memory_format=torch.channels_last)
+    start, end, weight = torch.broadcast_tensors(background[None], image[None], keep[:, None])
+    return torch.lerp(start, end, weight, out=out)  # exact at 0 and 1
 
 
 def pixel_order(saliency: Tensor) -> Tensor:

@@ -98,7 +98,9 @@ class ImageCauses:
 
         def build(part: slice) -> Tensor:
             rows = coalitions[part]
-            if ready is None:  # many players: only the masks that this batch needs
+            if ready is None and bool((rows.sum(1) == 1).all()):  # single causes are their own masks
+                cover = self.masks(players[rows.int().argmax(1)])
+            elif ready is None:  # many players: only the masks that this batch needs
                 used = rows.any(0).nonzero()[:, 0]
                 cover = union(rows[:, used], self.masks(players[used]), self.rule)
             else:
@@ -245,10 +247,15 @@ def union(rows: Tensor, masks: Tensor, rule: MaskRule) -> Tensor:
     if rule in ("sum", "partition"):
         cover = torch.einsum("nk,khw->nhw", rows.to(masks.dtype), masks)
         return _min_max(cover) if rule == "sum" else cover.clamp(0, 1)
+    inside = rows.to(masks.dtype)[:, :, None, None]
+    if rule == "noisy_or":
+        clear = masks.new_ones(len(rows), *masks.shape[1:])
+        for member, mask in zip(inside.unbind(1), masks, strict=True):
+            clear *= 1 - member * mask
+        return 1 - clear
     cover = masks.new_zeros(len(rows), *masks.shape[1:])
-    for column, mask in zip(rows.unbind(1), masks, strict=True):
-        here = cover[column]
-        cover[column] = torch.maximum(here, mask) if rule == "max" else 1 - (1 - here) * (1 - mask)
+    for member, mask in zip(inside.unbind(1), masks, strict=True):
+        torch.maximum(cover, member * mask, out=cover)
     return cover
 
 
