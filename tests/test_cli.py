@@ -303,12 +303,12 @@ def test_a_missing_image_is_counted_when_asked(cli: Cli, spoilt: Path, tmp_path:
 
 
 MISTAKES = {
-    "method=grandcam": "method=grandcam is unknown. Did you mean 'gradcam'? Valid: center, gradcam, random, suny, suny_filter, ",
+    "method=grandcam": "method=grandcam is unknown. Did you mean 'gradcam'? Valid: center, gradcam, random, suny, ",
     "metod=suny": "unknown key metod. Did you mean 'method'?",
     "method.kk=3": "unknown key method.kk. Did you mean 'method.k'?",
     "+method.kk=3": "unknown key method.kk. Did you mean 'k'? Valid: ",
     "method.k=abc": "method.k=abc should be a valid integer",
-    "method.k=40": "method.k=40 should be less than or equal to 16",
+    "method.k=40": "method: 40 players are too many for estimator=exact (at most 16)",
     "method.fill=blurr": "method.fill=blurr should be 'zero' or 'blur'. Did you mean 'blur'?",
     "method.cause=filter method.candidates=grid": "method: candidates=grid do not go with cause=filter; choose topk or nmf",
     "method=suny_filter method.candidates=all": "suny_filter: 1280 players are too many for estimator=exact",
