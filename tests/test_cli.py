@@ -309,9 +309,8 @@ MISTAKES = {
     "+method.kk=3": "unknown key method.kk. Did you mean 'k'? Valid: ",
     "method.k=abc": "method.k=abc should be a valid integer",
     "method.k=40": "method: 40 players are too many for estimator=exact (at most 16)",
-    "method.fill=blurr": "method.fill=blurr should be 'zero' or 'blur'. Did you mean 'blur'?",
+    "method.fill=blurr": "method.fill=blurr should be 'zero', 'blur', 'strong_blur' or 'mean'. Did you mean 'blur'?",
     "method.cause=filter method.candidates=grid": "method: candidates=grid do not go with cause=filter; choose topk or nmf",
-    "method=suny_filter method.candidates=all": "suny_filter: 1280 players are too many for estimator=exact",
     "points=1": "points=1 should be greater than or equal to 2",
     "metrics.deletion.points=many": "metrics.deletion.points=many should be a valid integer",
     "precision=float16": "precision=float16 should be 'float32' or 'bf16'. Did you mean 'float32'?",
@@ -403,7 +402,7 @@ class Mine:
     def explain(self, engine, images, targets, seeds):
         activation, gradient = engine.activation_gradient(images, targets)
         low = (activation * gradient).sum(1).clamp(min=0) ** self.power
-        return Explanation(upsample(low, engine.side))
+        return Explanation(upsample(low, images.shape[-2:]))
 """
 
 
