@@ -285,6 +285,34 @@ def test_unknown_class_in_the_list(tmp_path: Path) -> None:
         ilsvrc2012(tmp_path).load()
 
 
+def test_a_shortened_class_list_is_refused(tmp_path: Path) -> None:
+    mapping = official(tmp_path) / "LOC_synset_mapping.txt"
+    mapping.write_text("n01443537 goldfish\n")
+    with pytest.raises(UserError, match="is not ImageNet's list of 1000 classes"):
+        ilsvrc2012(tmp_path).load()
+
+
+def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
+    solution = official(tmp_path) / "LOC_val_solution.csv"
+    solution.write_text(solution.read_text() + "ILSVRC2012_val_00000002,n01443537 5 6 19 29 \n")
+    with pytest.raises(UserError, match="ILSVRC2012_val_00000002 is listed twice"):
+        ilsvrc2012(tmp_path).load()
+
+
+@pytest.mark.parametrize("index", [-1, 1000])
+def test_a_class_index_out_of_the_list(tmp_path: Path, index: int) -> None:
+    jpeg(tmp_path / "ILSVRC2012_val_00000001.JPEG")
+    (tmp_path / "val.txt").write_text(f"ILSVRC2012_val_00000001.JPEG {index}\n")
+    with pytest.raises(UserError, match=rf"class index {index}, the class list has 0\.\.999"):
+        ilsvrc2012(tmp_path).load()
+
+
+def test_the_digest_depends_on_the_pixels(tmp_path: Path) -> None:
+    before = ilsvrc2012(official(tmp_path)).load().digest
+    Image.new("RGB", (50, 40), (1, 2, 3)).save(tmp_path / "Data/CLS-LOC/val/ILSVRC2012_val_00000002.JPEG")
+    assert ilsvrc2012(tmp_path).load().digest != before
+
+
 def test_a_limit_has_to_be_positive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.limit is 0"):
         ilsvrc2012(official(tmp_path), limit=0).load()

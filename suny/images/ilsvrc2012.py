@@ -55,7 +55,9 @@ class Ilsvrc2012(Dataset):
         xml = _folder_with(root, _XML_FOLDERS, (".xml",)) or _flat_annotations(root, Path(str(self.root)).expanduser())
         files = {Path(e.name).stem: Path(e.path) for e in _files(images, IMAGE_SUFFIXES)}
         mapping = _beside(root, "LOC_synset_mapping.txt")
-        classes = imagenet_classes(mapping)
+        classes = imagenet_classes()
+        if mapping and {w: i for w, (i, _) in imagenet_classes(mapping).items()} != {w: i for w, (i, _) in classes.items()}:
+            raise UserError(f"{mapping} is not ImageNet's list of 1000 classes in order: put the official file there.")
         solution = _beside(root, "LOC_val_solution.csv")
         caffe = _beside(root, "val.txt")
         if solution:
