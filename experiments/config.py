@@ -41,7 +41,7 @@ class Settings:
     seed: Annotated[int, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["float32", "bf16"]
-    batch_size: Annotated[int, Field(ge=1)] | None
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None
     target: Literal["predicted", "label"]
     points: Annotated[int, Field(ge=2)]
     results_dir: str

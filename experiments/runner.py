@@ -26,7 +26,7 @@ from experiments.records import Cell, Record, writing
 from experiments.statistics import mean_interval
 from metrics.base import Case, Metric
 from suny.classifiers.classifier import Classifier, weights_digest
-from suny.classifiers.engine import DEFAULT_BATCH_SIZE, Engine, pick_device
+from suny.classifiers.engine import Engine, default_batch_size, pick_device
 from suny.errors import UserError
 from suny.explanation import is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
@@ -77,12 +77,18 @@ def run_cell(run: Run) -> Finished:
     for note in notes:
         tell(f"note: {note}")
     with Cell.open(folder) as cell:
-        _carry_card(cell, card)
         left = [s for s in samples if s.image not in cell.records]
         if cell.repaired:
             tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        old = cell.read_card()
+        engine = None
         if left:
-            engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
+            # a calibrated batch size is found once, so that a continued cell repeats its numbers
+            batch_size = old["batch_size"] if old else run.settings.batch_size
+            engine = Engine.of(classifier, device, run.settings.precision, batch_size)
+            card["batch_size"] = engine.batch_size
+        _carry_card(cell, old, card)
+        if engine is not None:
             _compute(run, classifier, engine, metrics, samples, left, cell)
         records = tuple(cell.records[s.image] for s in samples)
         summary = summarise(run, card["hash"], metrics, records)
@@ -254,7 +260,7 @@ def _card(
         "seed": settings.seed,
         "device": device.type,
         "precision": settings.precision,
-        "batch_size": settings.batch_size or DEFAULT_BATCH_SIZE.get(device.type, 8),
+        "batch_size": settings.batch_size or default_batch_size(device),
         "dataset": {k: v for k, v in run.resolved["dataset"].items() if k != "root"},
         "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
         "method": run.resolved["method"],
@@ -305,9 +311,8 @@ def _git() -> dict[str, Any]:
     return {"revision": ask("rev-parse", "HEAD"), "modified": None if changed is None else bool(changed)}
 
 
-def _carry_card(cell: Cell, card: dict[str, Any]) -> None:
+def _carry_card(cell: Cell, old: dict[str, Any] | None, card: dict[str, Any]) -> None:
     """Writes a new cell's card; for an old one checks that it is the same cell, and notes a changed environment."""
-    old = cell.read_card()
     if old is None:
         cell.write_card(card)
         return

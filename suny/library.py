@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from suny.classifiers.classifier import output_shapes
-from suny.classifiers.engine import Cost, Engine, Precision
+from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.errors import UserError, nearest
 from suny.method.explainer import Side, SunyExplainer, combine
 
@@ -29,6 +29,8 @@ class SunyResult:
         n_values, s_values: R_N and R_S, float32 (B, k); fractions of p_c(I). Rows are as long as the longest; 0 beyond.
         n_singles, s_singles: single effects of the same causes.
         n_errors, s_errors: standard errors of the values; 0 where they are exact.
+        n_interactions, s_interactions: pairwise Shapley interaction indices, (B, k, k); NaN where values were sampled.
+            s > 0 (and n < 0) where a pair is needed together, s < 0 (and n > 0) where either will do.
         n_candidates, s_candidates: the channel, group or region behind each value, int64 (B, k); -1 beyond.
         flags: what a reader must know of each explanation.
         cost: passes through the network that the batch took.
@@ -43,6 +45,8 @@ class SunyResult:
     s_singles: Tensor
     n_errors: Tensor
     s_errors: Tensor
+    n_interactions: Tensor
+    s_interactions: Tensor
     n_candidates: Tensor
     s_candidates: Tensor
     flags: list[list[str]]
@@ -76,7 +80,7 @@ class Suny:
         model: nn.Module,
         target_layer: str,
         *,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         precision: Precision = "float32",
         seed: int = 0,
         **settings: Any,
@@ -117,6 +121,15 @@ class Suny:
             values = [torch.from_numpy(getattr(g.estimate, what)).float() if g else torch.zeros(0) for g in games]
             return nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
 
+        def pairs(games: list[Side | None]) -> Tensor:
+            longest = max((len(g.players) for g in games if g), default=0)
+            out = torch.zeros(len(games), longest, longest)
+            for row, game in zip(out, games, strict=True):
+                if game:
+                    known, k = game.estimate.interaction, len(game.players)
+                    row[:k, :k] = torch.nan if known is None else torch.from_numpy(known)
+            return out.to(device)
+
         def players(games: list[Side | None]) -> Tensor:
             values = [g.players.cpu() if g else torch.zeros(0, dtype=torch.long) for g in games]
             return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=-1).to(device)
@@ -132,6 +145,8 @@ class Suny:
             s_singles=rows(s, "single"),
             n_errors=rows(n, "error"),
             s_errors=rows(s, "error"),
+            n_interactions=pairs(n),
+            s_interactions=pairs(s),
             n_candidates=players(n),
             s_candidates=players(s),
             flags=[one.flags for one in sides],

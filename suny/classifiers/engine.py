@@ -7,9 +7,11 @@ batch size, not by the number of perturbations. Every image that passes is count
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,7 +23,12 @@ from suny.errors import UserError
 
 DEFAULT_BATCH_SIZE = {"cpu": 8, "cuda": 64}  # fastest measured on two CPU cores; a card wants more
 
+# What calibration tries; a larger batch has to be faster by this much to be worth its memory.
+_TRIED = {"cpu": (4, 8, 16, 32), "cuda": (32, 64, 128, 256)}
+_WORTH = 1.03
+
 Precision = Literal["float32", "bf16"]
+BatchSize = int | Literal["auto"] | None
 
 
 @dataclass
@@ -62,7 +69,8 @@ class Engine:
         size: (H, W) of the input.
         device: where.
         precision: ``float32`` (TensorFloat-32 off), or ``bf16`` autocast; probabilities are float32 either way.
-        batch_size: images a pass; None: 8 on a CPU, 64 on CUDA.
+        batch_size: images a pass; None: 8 on a CPU, 64 on CUDA; ``auto``: the fastest, found by a short calibration. Which
+            it is can change the last digits of a result, so reruns should name the number (:attr:`batch_size`).
     """
 
     def __init__(
@@ -72,11 +80,12 @@ class Engine:
         size: tuple[int, int],
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ) -> None:
         self.device = torch.device(device)
+        self.size = size
         self.precision: Precision = precision
-        self.batch_size = batch_size or DEFAULT_BATCH_SIZE.get(self.device.type, 8)
+        self.batch_size = batch_size if isinstance(batch_size, int) else default_batch_size(self.device)
         self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.register_forward_pre_hook(self._count)
@@ -86,6 +95,8 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+        if batch_size == "auto":
+            self.batch_size = self._calibrated(size)
 
     @classmethod
     def of(
@@ -93,7 +104,7 @@ class Engine:
         classifier: Classifier,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
     ) -> Engine:
         """The engine of a classifier, at its target layer and input size."""
         side = classifier.view.crop
@@ -103,6 +114,15 @@ class Engine:
     def cost(self) -> Cost:
         """What has passed since the engine was made (a copy; differences of two give the cost of what lay between)."""
         return Cost(**vars(self._cost))
+
+    @cached_property
+    def tail_batch_size(self) -> int:
+        """Activations a pass of the tail: as many as fit 2 MiB for each image of a batch, where tails cost less than passes."""
+        if not self.network.tail_only:
+            return self.batch_size
+        with self._running():
+            activation, _ = self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))
+        return max(self.batch_size, self.batch_size * 2**21 // activation.nbytes)
 
     @property
     def cut(self) -> nn.Module:
@@ -144,6 +164,8 @@ class Engine:
     def score_tail(self, count: int, build: Callable[[slice], Tensor], carried: Carried, target: int) -> Tensor:
         """p_c of activations that are built batch by batch; only the tail runs where the network could be traced.
 
+        Tails are short, so their batches are larger (:attr:`tail_batch_size`).
+
         Args:
             count: how many activations there are.
             build: makes the activations of a slice of 0..count, (n, C, h, w).
@@ -160,7 +182,7 @@ class Engine:
                 beside = tuple(c.expand(n, *c.shape[1:]) for c in carried)
                 return self.network.tail(activation, beside).float().softmax(1)[:, target]
 
-        return self._batched(count, build, run)
+        return self._batched(count, build, run, self.tail_batch_size)
 
     def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The target layer's activation and the gradient of the class's logit by it; one forward, one backward.
@@ -198,10 +220,31 @@ class Engine:
         with self._running():
             return self.network(self._laid_out(images)).float()
 
-    def _batched(self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor]) -> Tensor:
+    def _batched(
+        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], size: int | None = None
+    ) -> Tensor:
         if count == 0:
             return torch.empty(0, device=self.device)
-        return torch.cat([run(build(part)) for part in batches(count, self.batch_size)])
+        return torch.cat([run(build(part)) for part in batches(count, size or self.batch_size)])
+
+    def _calibrated(self, size: tuple[int, int], seconds: float = 0.5) -> int:
+        """The batch size with the most images a second, each timed for so long; what passes is not counted."""
+        best, fastest = self.batch_size, 0.0
+        for tried in _TRIED.get(self.device.type, (self.batch_size,)):
+            images = torch.zeros(tried, 3, *size, device=self.device)
+            try:
+                self._logits(images)
+                passes, start = 0, time.perf_counter()
+                while time.perf_counter() - start < seconds:
+                    float(self._logits(images)[0, 0])  # waits for the device
+                    passes += 1
+            except torch.OutOfMemoryError:
+                break
+            rate = passes * tried / (time.perf_counter() - start)
+            if rate > fastest * _WORTH:
+                best, fastest = tried, rate
+        self._cost = Cost()
+        return best
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.device, memory_format=torch.channels_last)
@@ -216,6 +259,11 @@ class Engine:
 
     def _count(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._cost.forwards += len(inputs[0])
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Images a pass where nobody says how many: fixed for a kind of device, so that reruns repeat."""
+    return DEFAULT_BATCH_SIZE.get(device.type, 8)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -182,7 +182,7 @@ class FilterCauses:
         activation: A, (C, h, w), and ``carried``, what else the tail needs of this image.
         target: the class c.
         size: (H, W) of the map.
-        groups: bool (n, C): which channels each cause holds.
+        groups: bool (n, C): which channels each cause holds; none is in two groups.
         fill: what replaces a removed channel: 0, or its own mean.
     """
 
@@ -202,8 +202,8 @@ class FilterCauses:
         self.target = target
         self.size = size
         self.groups = groups
-        gone = activation.mean((1, 2), keepdim=True) if fill == "mean" else activation.new_zeros(len(activation), 1, 1)
-        self.gone = gone.expand_as(activation)
+        self.owner = torch.where(groups.any(0), groups.int().argmax(0), -1)  # cause that holds each channel
+        self.gone = activation.mean((1, 2), keepdim=True).expand_as(activation) if fill == "mean" else None
 
     @property
     def count(self) -> int:
@@ -211,7 +211,7 @@ class FilterCauses:
 
     @property
     def complementary(self) -> bool:
-        return bool((self.groups.sum(0) == 1).all())
+        return bool((self.owner >= 0).all())
 
     def removed(self, players: Tensor, coalitions: Tensor) -> Tensor:
         return self._score(players, coalitions, keep=False)
@@ -224,12 +224,14 @@ class FilterCauses:
         return combined(self.activation, of_channel, self.size)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
-        held = self.groups[players].float()
+        column = torch.full((self.count + 1,), -1, device=players.device)  # of each cause among the players
+        column[players] = torch.arange(len(players), device=players.device)
+        column = column[self.owner]
 
         def build(part: slice) -> Tensor:
-            touched = (coalitions[part].float() @ held) > 0  # (n, C)
-            stays = touched if keep else ~touched
-            return torch.where(stays[:, :, None, None], self.activation, self.gone)
+            touched = coalitions[part][:, column] & (column >= 0)  # (n, C)
+            stays = (touched if keep else ~touched)[:, :, None, None]
+            return self.activation * stays if self.gone is None else torch.where(stays, self.activation, self.gone)
 
         return self.engine.score_tail(len(coalitions), build, self.carried, self.target)
 

