@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from dataclasses import dataclass, field
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,47 +15,64 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments import config
-from experiments.cli import EXIT_MISTAKE, EXIT_OK, complain, guarded
+from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, complain, guarded, mistake
 from experiments.runner import Finished, run_cell
 from experiments.tables import cell_table, sweep_table
 from metrics.base import Metric
-from suny.errors import UserError
 
-finished: list[Finished] = []
-failed: list[str] = []
-metrics: dict[str, Metric] = {}
+
+@dataclass
+class Outcome:
+    """What has become of the cells of one command."""
+
+    swept: bool = False
+    finished: list[Finished] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    exit_code: int = EXIT_OK
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+
+outcome = Outcome()  # Hydra gives a cell's return value to nobody
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def compute(cfg: DictConfig) -> None:
     """One cell. A mistake is told at once; in a sweep the other cells go on."""
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    outcome.swept = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         run = config.read(cfg)
-        metrics.update(run.metrics)
-        finished.append(run_cell(run))
-    except UserError as error:  # caught here: Hydra would print a line of its own first
-        failed.append(", ".join(HydraConfig.get().overrides.task))
-        complain(error)
+        outcome.metrics |= run.metrics
+        cell = run_cell(run)
+    except Exception as error:  # caught here: Hydra would print a line of its own first
+        said = mistake(error)
+        if said is None and not outcome.swept:
+            raise
+        outcome.failed.append(", ".join(HydraConfig.get().overrides.task))
+        if said is None:
+            traceback.print_exc()
+            outcome.exit_code = EXIT_DEFECT
+        else:
+            complain(said)
+            outcome.exit_code = outcome.exit_code or EXIT_MISTAKE
         return
-    cell = finished[-1]
-    if not sweeping:
-        print(cell_table(cell, metrics))
+    outcome.finished.append(cell)
+    if not outcome.swept:
+        print(cell_table(cell, outcome.metrics))
         if (cell.folder / "pictures").is_dir():
             print(f"pictures: {cell.folder / 'pictures'}")
     print(f"results: {cell.folder}", flush=True)
 
 
 def main() -> int:
-    for kept in (finished, failed, metrics):
-        kept.clear()
+    global outcome
+    outcome = Outcome()
     compute()
-    if len(finished) + len(failed) > 1:
-        if finished:
-            print(f"\n{sweep_table(finished, metrics)}")
-        for name in failed:
+    if outcome.swept:
+        if outcome.finished:
+            print(f"\n{sweep_table(outcome.finished, outcome.metrics)}")
+        for name in outcome.failed:
             print(f"failed: {name}", file=sys.stderr)
-    return EXIT_MISTAKE if failed else EXIT_OK
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

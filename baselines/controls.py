@@ -1,4 +1,5 @@
-"""Controls: maps that know nothing of the network. A method that does not beat them has shown nothing."""
+"""Controls: maps that know nothing of the network, or of what it has learnt. A method that does not beat them has shown
+nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor
 
+from baselines.gradient_cams import Kind, cam
 from suny.classifiers.engine import Engine
-from suny.configured import configured
+from suny.configured import Seed, configured
 from suny.explanation import Explanation
 
 
@@ -45,3 +48,51 @@ class Random:
         shape = images.shape[-2:]
         noise = [torch.rand(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
         return Explanation(torch.stack(noise).to(images.device))
+
+
+@configured
+class Constant:
+    """1 everywhere: what a metric gives for no explanation at all; recorded as degenerate, and all pixels tie."""
+
+    name: str = "constant"
+
+    def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+        """The same map for every image; no forward pass."""
+        return Explanation(torch.ones_like(images[:, 0]))
+
+
+@configured
+class Edges:
+    """The image's edges: the magnitude of the gradient of its brightness (Adebayo et al., 2018, use such a detector).
+
+    Args:
+        sigma: of the Gaussian whose derivatives are taken, pixels.
+    """
+
+    name: str = "edges"
+    sigma: Annotated[float, Field(gt=0)] = 2.0
+
+    def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+        """A map of its own for every image; no forward pass."""
+        grey = images.mean(1).cpu().numpy()
+        maps = [torch.from_numpy(gaussian_gradient_magnitude(g, self.sigma, mode="nearest")) for g in grey]
+        return Explanation(torch.stack(maps).float().to(images.device))
+
+
+@configured
+class RandomWeights:
+    """The explanation of a network with the same architecture and random weights: what comes of architecture and image alone.
+
+    Args:
+        name: as in ``method=NAME``.
+        kind: the map that is drawn of it (:mod:`baselines.gradient_cams`).
+        seed: of the weights.
+    """
+
+    name: str = "random_weights"
+    kind: Kind = "gradcam"
+    seed: Seed = 0
+
+    def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+        """One forward and one backward pass of the tail an image; one network for all images."""
+        return Explanation(cam(engine.randomised(self.seed), images, targets, self.kind))

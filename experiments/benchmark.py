@@ -43,7 +43,7 @@ from experiments.cli import EXIT_OK, composed, guarded
 from experiments.records import writing
 from experiments.runner import environment
 from suny.classifiers.classifier import Classifier
-from suny.classifiers.engine import Engine, pick_device
+from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError, nearest
 from suny.images.decode import decode
 from suny.images.demo import Demo
@@ -60,6 +60,9 @@ _KEYS = {
 
 # The masked or ablated channels on which pytorch-grad-cam's two methods are timed: a whole layer takes it minutes.
 CHANNELS = 32
+
+# of one network's measurement, for the progress bar
+STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,12 @@ def main(arguments: Sequence[str]) -> int:
     keys = _parsed(arguments[1:])
     device = pick_device(keys["device"])
     figures: list[Figure] = []
-    for name in keys["models"].split(","):
-        weights = [] if name == "efficientnet_lite0" else ["model.weights=random"]
-        classifier = config.read(composed([f"model={name}", *weights])).model.build()
-        figures += speed(classifier, device, float(keys["seconds"]))
+    names = keys["models"].split(",")
+    with tqdm(total=len(names) * STEPS, unit="step") as progress:
+        for name in names:
+            weights = [] if name == "efficientnet_lite0" else ["model.weights=random"]
+            classifier = config.read(composed([f"model={name}", *weights])).model.build()
+            figures += speed(classifier, device, float(keys["seconds"]), progress)
     table = pd.DataFrame(figures)
     print(tabulate(table.itertuples(index=False), table.columns, tablefmt="github", floatfmt=".4g"))
     where = environment(device)
@@ -121,7 +126,7 @@ def _file(path: str) -> Path:
     return out
 
 
-def speed(classifier: Classifier, device: torch.device, seconds: float) -> list[Figure]:
+def speed(classifier: Classifier, device: torch.device, seconds: float, progress: tqdm[Any]) -> list[Figure]:
     """What one network costs: as loaded, prepared, explained by features and by filters, and by pytorch-grad-cam."""
     engine = Engine.of(classifier, device, batch_size="auto")
     loaded, layer = as_loaded(classifier, device)
@@ -132,29 +137,45 @@ def speed(classifier: Classifier, device: torch.device, seconds: float) -> list[
     def note(what: str, value: float, unit: str) -> None:
         figures.append(Figure(name, what, value, unit))
 
-    def plain() -> None:
-        with torch.inference_mode():
-            loaded(batch)
+    def step(what: str) -> None:
+        progress.set_description(f"{name}: {what}")
+        progress.update()
 
-    as_is, own = in_turn([plain, lambda: engine.logits(batch)], device, seconds)
+    def plain(count: int) -> Callable[[], Any]:
+        images = image.expand(count, -1, -1, -1).contiguous()
+        return torch.inference_mode()(lambda: loaded(images))
+
+    step("throughput")
+    single, as_is, own = in_turn([plain(1), plain(len(batch)), lambda: engine.logits(batch)], device, seconds)
     note("batch size, calibrated", len(batch), "images")
-    note("network as loaded", len(batch) / as_is, "images/s")
+    note("network as loaded, one image a pass", 1 / single, "images/s")
+    note("network as loaded, the same batch size", len(batch) / as_is, "images/s")
     note("network prepared", len(batch) / own, "images/s")
-    note("gain of preparation", as_is / own, "times")
+    note("gain of preparation over one image a pass", single * len(batch) / own, "times")
+    note("gain of preparation at the same batch size", as_is / own, "times")
 
-    faithful = SunyExplainer()
-    before = engine.cost
-    faithful.explain(engine, image, target, [0])
-    forwards = (engine.cost - before).forwards
+    feature, faithful, spent = "suny (feature, exact, k = 8)", SunyExplainer(), Cost()
 
-    def as_many_images() -> None:
-        engine.score(forwards, lambda part: batch[: part.stop - part.start], 0)
+    def explain() -> None:
+        nonlocal spent
+        already = engine.cost
+        faithful.explain(engine, image, target, [0])
+        spent = engine.cost - already
 
-    explained, bare = in_turn([lambda: faithful.explain(engine, image, target, [0]), as_many_images], device, seconds)
-    feature = "suny (feature, exact, k = 8)"
-    note(f"{feature}: forwards", forwards, "images")
+    step(feature)
+    plenty = 24 * len(batch)  # images
+
+    def bare() -> None:
+        engine.score(plenty, lambda part: batch[: part.stop - part.start], 0)
+
+    before, explained, after = in_turn([bare, explain, bare], device, seconds, warm=False)
+    note(f"{feature}: forwards", spent.forwards, "images")
     note(f"{feature}: time an image", explained, "s")
-    note(f"{feature}: of the prepared network's throughput", 100 * bare / explained, "%")
+    note(
+        f"{feature}: of the prepared network's throughput",
+        100 * (before + after) / (2 * plenty) / (explained / spent.forwards),
+        "%",
+    )
 
     filters: dict[str, Any] = {"cause": "filter", "prescreen": None}
     runs: dict[str, dict[str, Any]] = {
@@ -164,22 +185,23 @@ def speed(classifier: Classifier, device: torch.device, seconds: float) -> list[
     }
     each: dict[str, float] = {}
     for what, settings in runs.items():
+        step(what)
         cost, start = engine.cost, time.perf_counter()
         SunyExplainer(**settings).explain(engine, image, target, [0])
-        spent = time.perf_counter() - start
+        taken = time.perf_counter() - start
         cost = engine.cost - cost
-        passes = cost.tail_forwards or cost.forwards
-        each[what] = spent / passes
+        each[what] = taken / (cost.tail_forwards or cost.forwards)
         note(f"{what}: forwards", cost.forwards, "images")
         if cost.tail_forwards:
             note(f"{what}: passes of the tail", cost.tail_forwards, "activations")
-        note(f"{what}: time an image", spent, "s")
+        note(f"{what}: time an image", taken, "s")
+    step("pytorch-grad-cam")
     ablation, scorecam = library_costs(loaded, layer, image, target, len(batch))
     note("Ablation-CAM of pytorch-grad-cam, an intervention", 1000 * ablation, "ms")
     note("  filter causes are cheaper by", ablation / each["suny_filter (exact, k = 8)"], "times")
     note("  and than a pass of the prepared network by", own / len(batch) / each["suny_filter (exact, k = 8)"], "times")
     note("Score-CAM of pytorch-grad-cam, a masked image", 1000 * scorecam, "ms")
-    note("  feature causes are cheaper by", scorecam * forwards / explained, "times")
+    note("  feature causes are cheaper by", scorecam * spent.forwards / explained, "times")
     note("peak memory of the process so far", peak_memory(device) / 2**30, "GiB")
     return figures
 
@@ -217,12 +239,12 @@ def library_costs(network: nn.Module, layer: str, image: Tensor, target: Tensor,
     return spent[0], spent[1]
 
 
-def in_turn(works: Sequence[Callable[[], Any]], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of one call of each, timed in turn for so many seconds each, after a call to warm up."""
+def in_turn(works: Sequence[Callable[[], Any]], device: torch.device, seconds: float, warm: bool = True) -> list[float]:
+    """Seconds of one call of each, timed in turn for so many seconds each; where ``warm``, after an untimed call."""
     spent, rounds = [0.0] * len(works), 0
-    for work in works:
+    for work in works if warm else ():
         work()
-    while rounds == 0 or min(spent) < seconds:
+    while sum(spent) < seconds * len(works):
         for at, work in enumerate(works):
             start = time.perf_counter()
             work()
@@ -233,9 +255,9 @@ def in_turn(works: Sequence[Callable[[], Any]], device: torch.device, seconds: f
     return [s / rounds for s in spent]
 
 
-def photograph(classifier: Classifier, engine: Engine) -> tuple[Tensor, Tensor]:
-    """The first of the demo's photographs as the network sees it, (1, 3, H, W), and its predicted class (1,)."""
-    path = Demo(name="demo").load().samples[0].path
+def photograph(classifier: Classifier, engine: Engine, at: int = 0) -> tuple[Tensor, Tensor]:
+    """One of the demo's photographs as the network sees it, (1, 3, H, W), and its predicted class (1,)."""
+    path = Demo(name="demo").load().samples[at].path
     image = classifier.view(decode(path).image).to(engine.device)[None]
     return image, engine.logits(image).argmax(1).cpu()
 
@@ -248,34 +270,36 @@ def peak_memory(device: torch.device) -> float:
     return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
-def certificate(out: Path, device: torch.device, k: int = 10, seeds: int = 20) -> str:
+def certificate(out: Path, device: torch.device, k: int = 8, photographs: int = 6, seeds: int = 10) -> str:
     """Error of sampled Shapley values against exact ones, per number of coalitions that had to be evaluated.
 
-    Both games of one photograph, by features and by filters; relative L2 error, median and quartiles over seeds, for
-    plain orders and antithetic pairs.
+    Both games of the demo's photographs, by features and by filters; relative L2 error, median and quartiles over
+    photographs, games and seeds, for plain orders and antithetic pairs.
 
     Returns: the medians as a table.
     """
     classifier = config.read(composed(["model=efficientnet_lite0"])).model.build()
     engine = Engine.of(classifier, device)
-    image, target = photograph(classifier, engine)
     rows = []
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     causes: tuple[Literal["feature", "filter"], ...] = ("feature", "filter")
     for axis, cause in zip(axes, causes, strict=True):
         explainer = SunyExplainer(cause=cause, k=k, prescreen=64)
-        games = explainer.games(engine, image[0], int(target))
-        truth = [exact(game) for game in games]
+        games: list[Game] = []
+        for at in tqdm(range(photographs), f"exact values, {cause} causes", leave=False):
+            image, target = photograph(classifier, engine, at)
+            games += explainer.games(engine, image[0], int(target))
+        truth = [exact(game).value for game in games]
         for antithetic, colour in ((False, "tab:gray"), (True, "tab:blue")):
             label = "antithetic pairs" if antithetic else "plain orders"
             points = []
             for orders in (4, 8, 16, 32, 64):
                 errors, asked = [], []
                 for game, known in zip(games, truth, strict=True):
-                    for seed in tqdm(range(seeds), f"{cause}, {label}, {orders} orders", leave=False):
+                    for seed in range(seeds):
                         again = Game(k, game)  # counts for itself, answers from the table
                         found = sampled(again, seed=seed, orders=orders, antithetic=antithetic).value
-                        errors.append(np.linalg.norm(found - known.value) / np.linalg.norm(known.value))
+                        errors.append(np.linalg.norm(found - known) / np.linalg.norm(known))
                         asked.append(again.asked)
                 points.append((np.mean(asked), *np.quantile(errors, (0.25, 0.5, 0.75))))
                 rows.append((cause, label, orders, f"{points[-1][0]:.0f}", f"{points[-1][2]:.4f}"))

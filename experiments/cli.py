@@ -15,10 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config import CONF, dotted_keys, explain_hydra, register_torchvision
 from suny.errors import UserError
 
-# what a full or forbidden disk answers; Hydra itself writes below results_dir in a sweep
-_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+# what a full disk answers without naming a file
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
-EXIT_OK, EXIT_MISTAKE, EXIT_STOPPED = 0, 2, 130
+EXIT_OK, EXIT_DEFECT, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 130
 
 
 def guarded(program: Callable[[], int]) -> int:
@@ -27,19 +27,27 @@ def guarded(program: Callable[[], int]) -> int:
     register_torchvision(sys.argv[1:])
     try:
         return program()
-    except UserError as error:
-        complain(error)
-        return EXIT_MISTAKE
-    except (HydraException, OmegaConfBaseException) as error:
-        complain(explain_hydra(error, dotted_keys(composed([]))))
-        return EXIT_MISTAKE
     except KeyboardInterrupt:
         return EXIT_STOPPED
-    except OSError as error:
-        if error.errno not in _DISK:
+    except Exception as error:
+        said = mistake(error)
+        if said is None:
             raise
-        complain(UserError(f"cannot write {error.filename or ''}: {error.strerror}; give another results_dir=DIR."))
+        complain(said)
         return EXIT_MISTAKE
+
+
+def mistake(error: Exception) -> UserError | None:
+    """An exception as the one line that tells the user's mistake; None where it is a defect of this project."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_hydra(error, dotted_keys(composed([])))
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
+        return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
+    return None
 
 
 def complain(error: UserError) -> None:

@@ -25,7 +25,7 @@ from pydantic import Field
 from metrics.base import Metric
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import Model
-from suny.configured import configured
+from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.explanation import Explainer
 from suny.images.dataset import Dataset
@@ -38,7 +38,7 @@ _GROUPS = ("dataset", "model", "method", "metrics", "experiment")
 class Settings:
     """The keys at the top of ``conf/config.yaml``."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["float32", "bf16"]
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None
@@ -87,6 +87,10 @@ def read(cfg: DictConfig) -> Run:
     top = {k: v for k, v in resolved.items() if k not in _GROUPS}
     settings = make(Settings, top, "")
     metrics = {name: make_target(node, f"metrics.{name}", Metric) for name, node in (groups["metrics"] or {}).items()}
+    for group in ("dataset", "model", "method"):  # they name folders
+        name = str((groups[group] or {}).get("name", ""))
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
     if not metrics:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
     return Run(
@@ -161,7 +165,9 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         more, said = (torchvision_models.names(), " and every torchvision classifier") if group == "model" else ([], "")
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
     if isinstance(error, OverrideParseException):
-        return UserError(f"cannot read the argument '{error.override}': write key=value (quote values with blanks, commas).")
+        key, sign, value = str(error.override).partition("=")
+        exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
+        return UserError(f"cannot read the argument {error.override}: {exact}.")
     found = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and found:
         cause = str(error.__cause__ or "")

@@ -1,11 +1,12 @@
 """Explains one image file: ``python -m experiments.explain IMAGE [key=value ...]``.
 
 Prints the network's top-5 classes and writes one picture: input, necessity, sufficiency, the two-dimensional map with its
-colour square, and the overlay. Keys of its own:
+colour square, and the overlay; of several methods (``method=suny,gradcam``, or ``method=all``) one overlay each. Own keys:
 
-    target=CLASS   the class to explain: an index, a WordNet id or a name; default: the network's top-1
+    target=CLASS   the class to explain: an index, a WordNet id or a name; default: predicted, the network's top-1
     out=FILE       the picture; default: <image>-<method>.png in the current folder
-    arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image)
+    arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
+                   methods saliency-<method>)
 
 All others are those of run.py: method=, model=, model.checkpoint=, device=, seed=, ...
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from experiments import config
 from experiments.cli import EXIT_OK, composed, guarded
-from experiments.picture import save_picture
+from experiments.picture import save_grid, save_picture
 from experiments.records import writing
 from experiments.runner import image_seed
 from suny.classifiers.classifier import Classifier
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return EXIT_OK
     image, own, overrides = _parsed(arguments)
-    run = config.read(composed(overrides))
+    methods, overrides = _methods(overrides)
+    runs = [config.read(composed([*overrides, *m])) for m in methods]
+    run = runs[0]
     path = Path(image).expanduser()
     if not path.is_file():
         raise UserError(f"{image} is not a file: give the image to explain first, then key=value.")
@@ -51,37 +55,45 @@ def main(arguments: Sequence[str]) -> int:
     engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
     x = classifier.view(decoded.image).to(device)
     probabilities = engine.probabilities(x[None])[0]
-    target = int(probabilities.argmax()) if "target" not in own else class_index(own["target"], classifier)
+    if not bool(probabilities.isfinite().all()):
+        raise UserError(f"{classifier.name} returns NaN or infinite outputs for {path}: its weights are damaged.")
+    wanted = own.get("target", "predicted")
+    target = int(probabilities.argmax()) if wanted == "predicted" else class_index(wanted, classifier)
 
     print(f"{path.name}: top-5 of {classifier.name}")
     best = probabilities.topk(min(5, len(probabilities)))
     for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         print(f"  {p:.4f}  {index:4d}  {classifier.class_name(index)}")
 
-    explanation = run.explainer.explain(engine, x[None], torch.tensor([target]), [image_seed(run.settings.seed, path.stem)])
-    out = Path(own.get("out", f"{path.stem}-{run.explainer.name}.png")).expanduser()
+    seed = image_seed(run.settings.seed, path.stem)
+    found = {}
+    for one in tqdm(runs, unit="method", disable=len(runs) == 1):
+        found[one.explainer.name] = one.explainer.explain(engine, x[None], torch.tensor([target]), [seed])
+    out = Path(own.get("out", f"{path.stem}-{run.explainer.name if len(runs) == 1 else 'methods'}.png")).expanduser()
     visible = classifier.view.visible(decoded.image)
     caption = f"{path.name}: {classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_picture(out, visible, explanation, caption)
+            if len(runs) == 1:
+                save_picture(out, visible, found[run.explainer.name], caption)
+            else:
+                save_grid(out, visible, found, caption)
         except ValueError as error:
             raise UserError(f"out={out}: {error}.") from error
     print(f"picture: {out}")
-    if "arrays" in own:
+    if own.get("arrays"):
         arrays = Path(own["arrays"]).expanduser().with_suffix(".npz")
-        maps = {
-            "saliency": explanation.saliency,
-            "necessity": explanation.necessity,
-            "sufficiency": explanation.sufficiency,
-        }
+        maps = {f"saliency-{name}": one.saliency for name, one in found.items()}
+        if len(runs) == 1:
+            (one,) = found.values()
+            maps = {"saliency": one.saliency, "necessity": one.necessity, "sufficiency": one.sufficiency}
         with writing(arrays.parent):
             arrays.parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(
                 arrays,
                 image=np.asarray(visible),
-                **{name: value[0].cpu().numpy() for name, value in maps.items() if value is not None},  # type: ignore[arg-type]
+                **{name: value[0].cpu().numpy() for name, value in maps.items() if value is not None},
             )
         print(f"arrays: {arrays}")
     return EXIT_OK
@@ -96,6 +108,16 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
     own = {key: value for key, _, value in (a.partition("=") for a in pairs) if key in _OWN}
     overrides = [a for a in pairs if a.partition("=")[0] not in _OWN]
     return images[0], own, overrides
+
+
+def _methods(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """The overrides that choose each method, and the others; ``method=all`` is every conf file."""
+    chosen = [a for a in overrides if a.startswith("method=")]
+    names = chosen[-1].removeprefix("method=").split(",") if chosen else []
+    if names == ["all"]:
+        names = sorted(p.stem for p in (config.CONF / "method").glob("*.yaml"))
+    others = [a for a in overrides if not a.startswith("method=")]
+    return [[f"method={name}"] for name in names] or [[]], others
 
 
 def class_index(wanted: str, classifier: Classifier) -> int:

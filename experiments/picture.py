@@ -1,7 +1,8 @@
-"""One picture of one explanation."""
+"""Pictures of explanations."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,9 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
         colour, strength = bivariate(n, s), np.maximum(n, s)
         panels += [("necessity", bivariate(n, 0)), ("sufficiency", bivariate(0, s)), ("both", colour)]
     else:
-        saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
-        span = float(saliency.max() - saliency.min()) or 1.0
-        strength = (saliency - saliency.min()) / span
-        colour = plt.get_cmap("inferno")(strength)[..., :3]
+        colour, strength = _heat(explanation)
         panels += [("saliency", colour)]
-    alpha = 0.25 + 0.6 * strength[..., None]
-    panels += [("overlay", np.clip((1 - alpha) * photo + alpha * colour, 0, 1))]
+    panels += [("overlay", _over(photo, colour, strength))]
 
     widths = [1.0] * len(panels) + ([0.4] if two_sided else [])
     figure, axes = plt.subplots(1, len(widths), figsize=(2.5 * sum(widths), 3.2), width_ratios=widths, layout="constrained")
@@ -65,6 +62,43 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     figure.suptitle("\n".join(lines), fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Explanation], caption: str) -> None:
+    """Draws the first map of each of several explanations over the input, each on its own scale.
+
+    Args:
+        path, visible, caption: as in :func:`save_picture`.
+        explanations: by name of the method.
+    """
+    photo = np.asarray(visible, dtype=np.float64) / 255.0
+    columns = min(7, len(explanations) + 1)
+    rows = -(-(len(explanations) + 1) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.9 * rows + 0.3), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    axes.flat[0].imshow(photo)
+    axes.flat[0].set_title("input", fontsize=9)
+    for axis, (name, explanation) in zip(axes.flat[1:], explanations.items(), strict=False):
+        colour, strength = _heat(explanation)
+        axis.imshow(_over(photo, colour, strength))
+        axis.set_title(name, fontsize=9)
+    figure.suptitle(caption, fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _heat(explanation: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Colours (H, W, 3) of the first saliency map of a batch, and the map from 0 to 1."""
+    saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
+    strength = (saliency - saliency.min()) / (float(saliency.max() - saliency.min()) or 1.0)
+    return plt.get_cmap("inferno")(strength)[..., :3], strength
+
+
+def _over(photo: NDArray[np.float64], colour: NDArray[np.float64], strength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The photograph under a map, which covers it the more the stronger it is."""
+    alpha = 0.25 + 0.6 * strength[..., None]
+    return np.clip((1 - alpha) * photo + alpha * colour, 0, 1)
 
 
 def _draw_legend(axis: Any) -> None:

@@ -92,7 +92,7 @@ class Cell:
         Raises:
             UserError: the disk is full or the folder not writable.
         """
-        line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII: file names need not be valid text
         with writing(self.folder), (self.folder / "records.jsonl").open("ab") as file:
             file.write(line.encode())
             file.flush()
@@ -105,7 +105,20 @@ class Cell:
             write_atomically(self.card_path, text.encode())
 
     def read_card(self) -> dict[str, Any] | None:
-        return yaml.safe_load(self.card_path.read_text(encoding="utf-8")) if self.card_path.exists() else None
+        """The card, None where there is none.
+
+        Raises:
+            UserError: the file is no card.
+        """
+        if not self.card_path.exists():
+            return None
+        try:
+            card = yaml.safe_load(self.card_path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError):
+            card = None
+        if not isinstance(card, dict) or "hash" not in card:
+            raise UserError(f"{self.card_path} is damaged: move the folder {self.folder} away.")
+        return card
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

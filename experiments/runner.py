@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import Run
@@ -26,9 +27,9 @@ from experiments.records import Cell, Record, writing
 from experiments.statistics import mean_interval
 from metrics.base import Case, Metric
 from suny.classifiers.classifier import Classifier, weights_digest
-from suny.classifiers.engine import Engine, default_batch_size, pick_device
+from suny.classifiers.engine import Cost, Engine, default_batch_size, pick_device
 from suny.errors import UserError
-from suny.explanation import is_degenerate
+from suny.explanation import Explanation, is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage, decode
 from suny.images.perturb import tied_fraction
@@ -36,6 +37,9 @@ from suny.images.perturb import tied_fraction
 _PACKAGES = (
     "suny-benchmark", "torch", "torchvision", "numpy", "scipy", "pillow", "grad-cam", "hydra-core", "omegaconf", "pandas"
 )  # fmt: skip
+
+# of records whose image was explained
+_READ = ("ok", "degenerate")
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,10 @@ def run_cell(run: Run) -> Finished:
         left = [s for s in samples if s.image not in cell.records]
         if cell.repaired:
             tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        undrawn = [s for s in samples[: run.settings.pictures] if _undrawn(cell, s)]
         old = cell.read_card()
         engine = None
-        if left:
+        if left or undrawn:
             # a calibrated batch size is found once, so that a continued cell repeats its numbers
             batch_size = old["batch_size"] if old else run.settings.batch_size
             engine = Engine.of(classifier, device, run.settings.precision, batch_size)
@@ -90,6 +95,8 @@ def run_cell(run: Run) -> Finished:
         _carry_card(cell, old, card)
         if engine is not None:
             _compute(run, classifier, engine, metrics, samples, left, cell)
+            for sample in undrawn:
+                _draw(classifier, sample, _explained(run, classifier, engine, sample), _picture(cell, sample))
         records = tuple(cell.records[s.image] for s in samples)
         summary = summarise(run, card["hash"], metrics, records)
         if left or not cell.summary_path.exists():
@@ -117,7 +124,7 @@ def _compute(
     with bar:
         for sample in left:
             try:
-                picture = cell.folder / "pictures" / f"{sample.image}.png" if sample.image in pictured else None
+                picture = _picture(cell, sample) if sample.image in pictured else None
                 cell.append(_record(run, classifier, engine, metrics, sample, picture))
             except KeyboardInterrupt:
                 bar.close()
@@ -130,58 +137,90 @@ def _record(
     run: Run, classifier: Classifier, engine: Engine, metrics: dict[str, Metric], sample: Sample, picture: Path | None
 ) -> Record:
     """Explains and measures one image."""
-    began, cost = time.perf_counter(), engine.cost
+    began, before = time.perf_counter(), engine.cost
     empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
     try:
         if not sample.path.is_file():  # only where dataset.strict=false
             return empty | {"forwards": 0, "seconds": 0.0, "status": "missing", "label": sample.label}
-        decoded = decode(sample.path)
+        found = _explained(run, classifier, engine, sample)
     except UnreadableImage as error:
         tell(f"unreadable, counted as a failure: {error}")
         seconds = round(time.perf_counter() - began, 3)
         return empty | {"forwards": 0, "seconds": seconds, "status": "unreadable", "label": sample.label}
-    view = classifier.view
-    image = view(decoded.image).to(engine.device)
-    boxes, lost = view.boxes(_boxes(run, sample, decoded), decoded.image.size)
-
-    probabilities = engine.probabilities(image[None])[0]
-    predicted = int(probabilities.argmax())
-    target = predicted if run.settings.target == "predicted" else int(sample.label or 0)
-    explaining = time.perf_counter()
-    before = engine.cost
-    seed = image_seed(run.settings.seed, sample.image)
-    explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
-    spent = engine.cost - before
-    explain_seconds = time.perf_counter() - explaining
-
+    boxes, lost = classifier.view.boxes(_boxes(run, sample, found.decoded), found.decoded.image.size)
+    explanation = found.explanation
     degenerate = is_degenerate(explanation.saliency[0])
     saliency = torch.nan_to_num(explanation.saliency[0], nan=0.0, posinf=0.0, neginf=0.0)
-    case = Case(engine, image, target, saliency, boxes)
+    case = Case(engine, found.image, found.target, saliency, boxes)
     values = {name: metric.measure(case) for name, metric in metrics.items()}
     if picture is not None:
-        with writing(picture.parent):
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(picture, view.visible(decoded.image), explanation, _caption(classifier, sample, target, probabilities))
-    total = engine.cost - cost
+        _draw(classifier, sample, found, picture)
     return {
         "image": sample.image,
-        "target": target,
-        "prob": float(probabilities[target]),
+        "target": found.target,
+        "prob": float(found.probabilities[found.target]),
         **values,
-        "forwards": total.forwards,
+        "forwards": (engine.cost - before).forwards,
         "seconds": round(time.perf_counter() - began, 3),
         "status": "degenerate" if degenerate else "ok",
         "label": sample.label,
-        "predicted": predicted,
+        "predicted": int(found.probabilities.argmax()),
         "boxes": len(boxes),
         "boxes_lost": lost,
-        "explain_forwards": spent.forwards,
-        "explain_tail_forwards": spent.tail_forwards,
-        "explain_backwards": spent.backwards,
-        "explain_seconds": round(explain_seconds, 3),
+        "explain_forwards": found.cost.forwards,
+        "explain_tail_forwards": found.cost.tail_forwards,
+        "explain_backwards": found.cost.backwards,
+        "explain_seconds": round(found.seconds, 3),
         "ties": tied_fraction(saliency),
         "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
     }
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One explained image: as decoded, as the network sees it (3, H, W), p of all classes (K,), and what explaining cost."""
+
+    decoded: Decoded
+    image: Tensor
+    probabilities: Tensor
+    target: int
+    explanation: Explanation
+    cost: Cost
+    seconds: float
+
+
+def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample) -> Explained:
+    decoded = decode(sample.path)
+    image = classifier.view(decoded.image).to(engine.device)
+    probabilities = engine.probabilities(image[None])[0]
+    if not bool(probabilities.isfinite().all()):
+        raise UserError(
+            f"{classifier.name} returns NaN or infinite outputs for image {sample.image}: its weights are damaged, or "
+            f"precision={engine.precision} is too coarse for it."
+        )
+    target = int(probabilities.argmax()) if run.settings.target == "predicted" else int(sample.label or 0)
+    began, before = time.perf_counter(), engine.cost
+    seed = image_seed(run.settings.seed, sample.image)
+    explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
+    return Explained(decoded, image, probabilities, target, explanation, engine.cost - before, time.perf_counter() - began)
+
+
+def _picture(cell: Cell, sample: Sample) -> Path:
+    return cell.folder / "pictures" / f"{sample.image}.png"
+
+
+def _undrawn(cell: Cell, sample: Sample) -> bool:
+    """Whether an image is recorded, without the picture that is asked for now."""
+    record = cell.records.get(sample.image)
+    return record is not None and record["status"] in _READ and not _picture(cell, sample).exists()
+
+
+def _draw(classifier: Classifier, sample: Sample, found: Explained, picture: Path) -> None:
+    p = float(found.probabilities[found.target])
+    caption = f"{sample.image}: {classifier.class_name(found.target)}, p = {p:.3f}"
+    with writing(picture.parent):
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(picture, classifier.view.visible(found.decoded.image), found.explanation, caption)
 
 
 def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Any]:
@@ -195,11 +234,7 @@ def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Any]:
 
 def image_seed(seed: int, image: str) -> int:
     """The seed of one image: the same whatever else is in the run and in whatever order."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:4], "big")
-
-
-def _caption(classifier: Classifier, sample: Sample, target: int, probabilities: torch.Tensor) -> str:
-    return f"{sample.image}: {classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
+    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode("utf-8", "surrogateescape")).digest()[:4], "big")
 
 
 def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
@@ -261,7 +296,7 @@ def _card(
         "device": device.type,
         "precision": settings.precision,
         "batch_size": settings.batch_size or default_batch_size(device),
-        "dataset": {k: v for k, v in run.resolved["dataset"].items() if k != "root"},
+        "dataset": {k: v for k, v in run.resolved["dataset"].items() if k not in ("root", "strict")},
         "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
         "method": run.resolved["method"],
         "protocol": protocol,
@@ -320,7 +355,11 @@ def _carry_card(cell: Cell, old: dict[str, Any] | None, card: dict[str, Any]) ->
         raise UserError(f"{cell.folder}/card.yaml belongs to another configuration: move that folder away.")
     made_with = {k: old.get(k) for k in ("versions", "git", "machine")}
     now = {k: card[k] for k in made_with}
-    if now != made_with and now not in old.get("continued_with", []) and len(cell.records) < card["images"]["count"]:
+    if now == made_with or now in old.get("continued_with", []):
+        return
+    if len(cell.records) == card["images"]["count"]:
+        tell("note: this finished cell was computed with other versions or another revision, as its card says")
+    else:
         tell("note: this cell was begun with other versions or another revision; the card lists both")
         cell.write_card({**old, "continued_with": [*old.get("continued_with", []), now]})
 
@@ -337,7 +376,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     def counted(status: str) -> int:
         return sum(r["status"] == status for r in records)
 
-    read = [r for r in records if r["status"] in ("ok", "degenerate")]
+    read = [r for r in records if r["status"] in _READ]
     failures = {
         "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
         "degenerate": counted("degenerate"),

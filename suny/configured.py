@@ -6,11 +6,14 @@ type raises at once.
 
 from __future__ import annotations
 
-from typing import TypeVar, dataclass_transform
+from typing import Annotated, TypeVar, dataclass_transform
 
 import pydantic
 
 T = TypeVar("T")
+
+# of random numbers: what both numpy and torch take
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

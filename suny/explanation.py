@@ -58,6 +58,12 @@ def is_degenerate(saliency: Tensor) -> bool:
     return not bool(torch.isfinite(saliency).all()) or bool(saliency.max() == saliency.min())
 
 
+def min_max(maps: Tensor) -> Tensor:
+    """Each of the maps (N, H, W) to [0, 1]; a constant one to 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, torch.ones_like(high))
+
+
 def upsample(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bilinear upsampling (align_corners False) of maps (N, h, w) to (N, H, W), ``size`` being (H, W)."""
     return nnf.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

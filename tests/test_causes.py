@@ -188,8 +188,16 @@ def test_subsets_of_the_causes_are_no_duals() -> None:
     assert not np.allclose(sorted(numbers["n_values"]), sorted(numbers["s_values"]), atol=1e-3)
 
 
+LOGIC = {
+    "and": lambda a, b, _: a * b,  # two synergic filters, and a dead one
+    "or": lambda a, b, _: a + b - a * b,  # two redundant filters, and a dead one
+    "sum": lambda a, b, c: (a + 2 * b + 3 * c) / 6,
+    "majority": lambda a, b, c: a * b + a * c + b * c - 2 * a * b * c,
+}
+
+
 class Synergy(nn.Module):
-    """Three filters of an 8 x 8 image, p known for every coalition: `and` of 0 and 1, `or` of 0 and 1; 2 is dead."""
+    """Three filters of an 8 x 8 image; p is known for every coalition: .1 + .8 * LOGIC."""
 
     def __init__(self, logic: str) -> None:
         super().__init__()
@@ -198,8 +206,7 @@ class Synergy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         on = self.features(x.abs()).amax((2, 3)).clamp(0, 1)  # 1 where the filter is kept
-        a, b = on[:, 0], on[:, 1]
-        p = 0.1 + 0.8 * (a * b if self.logic == "and" else a + b - a * b)
+        p = 0.1 + 0.8 * LOGIC[self.logic](*on.unbind(1))
         return torch.stack([p.log(), (1 - p).log()], 1)
 
 
@@ -224,6 +231,21 @@ def test_filters_with_known_logic(logic: str) -> None:
     assert index is not None
     np.testing.assert_allclose(index[0, 1], share if logic == "and" else -share, atol=1e-6)
     np.testing.assert_allclose(index[2], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logic", "expected"), [("sum", [1 / 6, 2 / 6, 3 / 6]), ("majority", [1 / 3] * 3), ("and", [0.5, 0.5, 0])]
+)
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_filters_solved_by_hand(logic: str, expected: list[float], estimator: str) -> None:
+    """p is .9 with all filters and .1 with none; the three players' values share the difference."""
+    engine = engine_for(Synergy(logic), 8, "features")
+    explainer = SunyExplainer(cause="filter", candidates="all", estimator=estimator, orders=24)  # type: ignore[arg-type]
+    sides = explainer.sides(engine, torch.ones(3, 8, 8), 0, 0)
+    for side in (sides.n, sides.s):
+        assert side is not None
+        within = 1e-6 if estimator == "exact" else 4 * float(side.estimate.error.max()) + 1e-6
+        np.testing.assert_allclose(side.estimate.value, np.array(expected) * 0.8 / 0.9, atol=within)
 
 
 def test_sampling_all_channels_is_near_the_enumeration() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,11 +152,28 @@ def test_a_box_one_pixel_past_the_edge_is_clipped(cub: Path) -> None:
     assert len(reaching) == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("classes.txt", r"^1 ", "one ", "a value that is not a number"),
+        ("parts/part_locs.txt", r" \d+ (\S+ \S+ 1)$", r" 99 \1", "id '99' is in one list"),
+        ("parts/part_locs.txt", r" \S+ (\S+ 1)$", r" left \1", "a value that is not a number"),
+        ("bounding_boxes.txt", " ", " x", "a value that is not a number"),
+    ],
+)
+def test_damaged_lists(cub: Path, tmp_path: Path, file: str, old: str, new: str, said: str) -> None:
+    copy = Path(shutil.copytree(cub, tmp_path / "CUB_200_2011"))
+    text = (copy / file).read_text()
+    (copy / file).write_text(re.sub(old, new, text, count=1, flags=re.MULTILINE))
+    with pytest.raises(UserError, match=said):
+        Cub(name="cub", root=str(copy), split="all").load()
+
+
 def test_a_list_that_misses_an_image(cub: Path, tmp_path: Path) -> None:
     for name in ("images.txt", "classes.txt", "train_test_split.txt", "bounding_boxes.txt"):
         (tmp_path / name).write_text((cub / name).read_text())
     (tmp_path / "image_class_labels.txt").write_text("1 1\n")
-    with pytest.raises(UserError, match="not in every other list"):
+    with pytest.raises(UserError, match="not in every other one"):
         Cub(name="cub", root=str(tmp_path)).load()
 
 
@@ -175,6 +194,14 @@ def test_other_folders_are_numbered(tmp_path: Path) -> None:
     images = ImageFolder(name="imagefolder", root=str(tmp_path)).load()
     assert [(s.image, s.label) for s in images.samples] == [("cat/a.jpg", 0), ("cat/a.png", 0), ("dog/b.jpg", 1)]
     assert images.class_names == {0: "cat", 1: "dog"}
+
+
+def test_the_folder_that_images_are_taken_from_is_told(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "cat" / "a.png")
+    assert ImageFolder(name="imagefolder", root=str(tmp_path)).load().notes == (f"images are taken from {tmp_path / 'train'}",)
+    assert ImageFolder(name="imagefolder", root=str(tmp_path / "val")).load().notes == ()
 
 
 def test_a_mixture_of_names_is_refused(tmp_path: Path) -> None:
@@ -262,6 +289,11 @@ def spoil(content: str | None = None, boxes: list[tuple[int, int, int, int]] | N
         (spoil(boxes=[(30, 10, 70, 20)]), "lies outside the image of 50 x 40", 0),
         (spoil(boxes=[(30, 10, 20, 20)]), "is empty", 0),
         (spoil(content="<annotation><object>"), "not a PASCAL VOC annotation", 1),
+        (
+            spoil(content=XML.format(w=500, h=200, objects=OBJECT.format(1, 1, 9, 9, name="n01440764"))),
+            "is for 500 x 200 pixels, the image has 50 x 40",
+            0,
+        ),
         (spoil(content="nothing"), "not a PASCAL VOC annotation", 1),
     ],
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from suny.images.decode import UnreadableImage, decode
+from suny.errors import UserError
+from suny.images.decode import UnreadableImage, decode, stored_size
 
 from .conftest import noise
 
@@ -65,6 +67,16 @@ def test_truncated(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(UnreadableImage, match=r"a\.jpg"):
         decode(tmp_path / "a.jpg")
+
+
+def test_a_failure_of_the_system_is_no_property_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Image, "open", lost)
+    for read in (decode, stored_size):
+        with pytest.raises(UserError, match=r"cannot read .*a\.jpg: Input/output error"):
+            read(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0"])

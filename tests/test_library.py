@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,6 +13,7 @@ from suny.errors import UserError
 from suny.method.explainer import SunyExplainer
 
 from .conftest import SmallNet, engine_for, noise
+from .test_causes import Synergy
 
 
 @pytest.mark.parametrize("cause", ["feature", "filter"])
@@ -110,3 +112,31 @@ def test_a_wrong_layer() -> None:
 def test_a_plain_sequential_network() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert Suny(network, "1", k=3)(noise(2, 3, 12, 12), torch.tensor([0, 1])).saliency.shape == (2, 12, 12)
+
+
+@pytest.mark.parametrize(("logic", "sign"), [("and", 1), ("or", -1)])
+def test_interactions_tell_both_from_either(logic: str, sign: int) -> None:
+    """Two filters and p between .1 and .9: v(12) - v(1) - v(2) + v(0) is +-.8 / .9 in the sufficiency game."""
+    result = Suny(Synergy(logic), "features", cause="filter", candidates="all", estimator="exact")(
+        torch.ones(1, 3, 8, 8), torch.tensor([0])
+    )
+    assert result.s_interactions.shape == (1, 3, 3)
+    assert float(result.s_interactions[0, 0, 1]) == pytest.approx(sign * 0.8 / 0.9, rel=1e-5)
+    assert float(result.n_interactions[0, 0, 1]) == pytest.approx(-sign * 0.8 / 0.9, rel=1e-5)
+    assert float(result.s_interactions[0, 0, 2]) == pytest.approx(0, abs=1e-6)  # the third channel is dead
+    sampled = Suny(Synergy(logic), "features", cause="filter", candidates="all", estimator="sampled", orders=4)(
+        torch.ones(1, 3, 8, 8), torch.tensor([0])
+    )
+    assert bool(sampled.n_interactions.isnan().all())
+
+
+def test_the_games_can_be_asked_for_any_coalition() -> None:
+    network, image = SmallNet(), noise(3, 16, 16)
+    engine = engine_for(network, 16, "relu")
+    explainer = SunyExplainer(k=3)
+    n, s = explainer.games(engine, image, 1)
+    sides = explainer.sides(engine, image, 1, 0)
+    assert sides.n is not None
+    assert sides.s is not None
+    assert n(np.array([[True] * 3]))[0] == pytest.approx(sides.n.estimate.full)
+    assert s(np.array([[False] * 3]))[0] == pytest.approx(sides.s.estimate.empty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import last_map, output_shapes, weights_digest
 from suny.classifiers.efficientnet_lite0 import VIEW, EfficientNetLite0
-from suny.classifiers.engine import Engine, batches, pick_device
+from suny.classifiers.engine import Cost, Engine, batches, pick_device
 from suny.classifiers.split import HookedSplit, TracedSplit, split
 from suny.errors import UserError
 from suny.images.dataset import imagenet_classes
@@ -317,7 +318,20 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
         torchvision_model(checkpoint=str(tmp_path / "evil.pth")).build()
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a git-lfs pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+    ],
+)
+def test_what_a_download_leaves_that_went_wrong(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "own.pth").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        torchvision_model(checkpoint=str(tmp_path / "own.pth")).build()
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04", b"\x80\x02}q\x00."])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: str) -> None:
     file = tmp_path / f"own{suffix}"
@@ -360,9 +374,93 @@ def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_default_layers() -> None:
-    shapes = output_shapes(SmallNet().eval(), (16, 16))
+    network = SmallNet().eval()
+    shapes = output_shapes(network, (16, 16))
     assert shapes["relu"] == (1, 6, 4, 4)
     assert shapes[""] == (1, 3)
-    assert last_map({k: v for k, v in shapes.items() if k}) == "relu"
+    assert last_map(network, {k: v for k, v in shapes.items() if k}) == "relu"
     with pytest.raises(UserError, match="no layer with a feature map"):
-        last_map({"pool": (1, 6, 1, 1)})
+        last_map(network, {"relu": (1, 6, 1, 1)})
+
+
+@pytest.mark.parametrize(("arch", "layer"), [("vgg11", "features.19"), ("alexnet", "features.11")])
+def test_the_default_layer_is_no_pooling_nor_ends_in_one(arch: str, layer: str) -> None:
+    assert torchvision_model(name=arch, arch=arch, weights="random").build().target_layer == layer
+
+
+def test_maps_with_channels_last_are_no_target_layers() -> None:
+    model = torchvision_model(name="swin_t", arch="swin_t", weights="random")
+    assert model.build().target_layer == "permute"
+    with pytest.raises(UserError, match=r"model\.target_layer=features\.7 is no layer"):
+        torchvision_model(name="swin_t", arch="swin_t", weights="random", target_layer="features.7").build()
+
+
+@pytest.mark.parametrize("arch", ["densenet121", "googlenet"])
+def test_published_weights_are_loaded_as_torchvision_loads_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arch: str
+) -> None:
+    """DenseNet's published file has keys of an older module tree, GoogLeNet's wants its input transformed."""
+    published = torchvision.models.get_model(arch, weights=None, **({"init_weights": False} if arch == "googlenet" else {}))
+    state = published.state_dict()
+    if arch == "densenet121":
+        state = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", k): v for k, v in state.items() if "tracked" not in k}
+    weights = torchvision.models.get_model_weights(arch)["DEFAULT"]
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(state, folder / weights.url.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = torchvision_model(name=arch, arch=arch, weights="pretrained").build().network
+    assert torch.equal(next(network.parameters()), next(published.parameters()))
+    assert getattr(network, "transform_input", True)
+
+
+def test_an_older_mnasnet_checkpoint_keeps_its_version(tmp_path: Path) -> None:
+    """MNASNet asks the state dict's metadata which of its two layouts it has."""
+    network = torchvision.models.mnasnet0_5(weights=None, num_classes=4)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    built = torchvision_model(name="mnasnet0_5", arch="mnasnet0_5", checkpoint=str(tmp_path / "own.pth")).build()
+    assert weights_digest(built.network) == weights_digest(network)
+
+
+class Awkward(nn.Module):
+    """An in-place function right after the layer, and a batch size that crosses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=4)
+        self.fc = nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        return self.fc(torch.relu_(self.conv(x)).reshape(count, -1))
+
+
+def test_in_place_functions_and_shapes_that_cross_the_cut() -> None:
+    network = Awkward()
+    engine = engine_for(network, 16, "conv")
+    assert engine.network.tail_only
+    images = noise(2, 3, 16, 16)
+    activation, carried = engine.activations(images[:1])
+    assert carried == ()
+    tail = engine.score_tail(6, lambda part: activation.expand(6, -1, -1, -1)[part], carried, 1)
+    torch.testing.assert_close(tail, engine.probabilities(images)[:1, 1].expand(6), rtol=0, atol=1e-6)
+    _, gradient = engine.activation_gradient(images, torch.tensor([0, 1]))
+    at_layer = network.conv(images).detach().requires_grad_()
+    logits = network.fc(at_layer.relu().reshape(2, -1))
+    (expected,) = torch.autograd.grad(logits[0, 0] + logits[1, 1], at_layer)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
+    with engine.differentiable() as running:
+        running(images.clone()).sum().backward()
+
+
+def test_tails_come_in_larger_batches_of_bounded_memory(small_engine: Engine) -> None:
+    """2 MiB of activations for each image of a batch: 6 maps of 4 x 4 floats are 384 bytes."""
+    assert small_engine.tail_batch_size == 4 * 2**21 // 384
+    hooked = engine_for(Branching(), 16, "relu")
+    assert hooked.tail_batch_size == hooked.batch_size == 4
+
+
+def test_a_calibrated_batch_size_is_one_of_those_tried() -> None:
+    engine = Engine(SmallNet().eval(), "relu", (16, 16), batch_size="auto")
+    assert engine.batch_size in (4, 8, 16, 32)
+    assert engine.cost == Cost()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from suny.configured import configured
+from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.dataset import LabelSpace, imagenet_classes
 from suny.images.view import View
@@ -61,9 +62,9 @@ class Model:
     name: str
     weights: Literal["pretrained", "random"] = "pretrained"
     checkpoint: str | None = None
-    num_classes: int | None = None
+    num_classes: Annotated[int, Field(ge=1)] | None = None
     target_layer: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def build(self) -> Classifier:
         """The network with its weights, in evaluation mode, on the CPU.
@@ -79,7 +80,7 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
     network.eval().requires_grad_(False)
     maps = output_shapes(network, (view.crop, view.crop))
     outputs = maps.pop("")[1]
-    layer = model.target_layer or default_layer or last_map(maps)
+    layer = model.target_layer or default_layer or last_map(network, maps)
     if layer not in maps:
         shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
         raise UserError(
@@ -95,16 +96,20 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
 def output_shapes(network: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Output shape (of a batch of one) of every submodule that returns a feature map (1, C, h, w), in calling order.
 
-    The entry "" is the network itself: its logits' shape (1, K).
+    Maps with channels last (of a Swin transformer, say), which a square input gives away, are left out. The entry "" is
+    the network itself: its logits' shape (1, K).
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str) -> None:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and (output.ndim == 4 or not name):
+            if isinstance(output, Tensor) and (not name or (output.ndim == 4 and not channels_last(output))):
                 shapes[name] = tuple(output.shape)
 
         handles.append(network.get_submodule(name).register_forward_hook(hook))
+
+    def channels_last(output: Tensor) -> bool:
+        return size[0] == size[1] and output.shape[1] == output.shape[2] != output.shape[3]
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
     for name, _ in network.named_modules():
@@ -118,9 +123,20 @@ def output_shapes(network: nn.Module, size: tuple[int, int]) -> dict[str, tuple[
     return shapes
 
 
-def last_map(shapes: dict[str, tuple[int, ...]]) -> str:
-    """The default target layer: the last submodule to finish, poolings aside, whose output still has spatial extent."""
-    spatial = [name for name, shape in shapes.items() if min(shape[-2:]) > 1 and "pool" not in name]
+def last_map(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> str:
+    """The default target layer: the last submodule to finish, poolings aside, whose output still has spatial extent.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def pools(name: str) -> bool:
+        module = network.get_submodule(name)
+        while isinstance(module, nn.Sequential) and len(module):
+            module = module[-1]
+        return "pool" in f"{name} {type(module).__name__}".lower()
+
+    spatial = [name for name, shape in shapes.items() if min(shape[-2:]) > 1 and not pools(name)]
     if not spatial:
         raise UserError("the network has no layer with a feature map as output: it cannot be explained by its channels.")
     return spatial[-1]

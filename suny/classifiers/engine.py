@@ -7,6 +7,7 @@ batch size, not by the number of perturbations. Every image that passes is count
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ _WORTH = 1.03
 
 Precision = Literal["float32", "bf16"]
 BatchSize = int | Literal["auto"] | None
+Output = Literal["probability", "logit"]
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Engine:
 
     Args:
         network: maps a normalised batch (N, 3, H, W) to logits (N, K), in evaluation mode; it is copied, not changed.
+            :attr:`network` is the prepared copy, :attr:`source` what was given.
         target_layer: name of the submodule at which it is cut.
         size: (H, W) of the input.
         device: where.
@@ -82,14 +85,19 @@ class Engine:
         precision: Precision = "float32",
         batch_size: BatchSize = None,
     ) -> None:
+        _refuse_batch_statistics(network)
         self.device = torch.device(device)
+        self.source = network
+        self.target_layer = target_layer
         self.size = size
         self.precision: Precision = precision
         self.batch_size = batch_size if isinstance(batch_size, int) else default_batch_size(self.device)
-        self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.inference_mode(False):  # weights made in it could not take part in gradients later
+            self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.register_forward_pre_hook(self._count)
         self._cost = Cost()
+        self._randomised: dict[int, Engine] = {}
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
@@ -124,11 +132,6 @@ class Engine:
             activation, _ = self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))
         return max(self.batch_size, self.batch_size * 2**21 // activation.nbytes)
 
-    @property
-    def cut(self) -> nn.Module:
-        """The module at which other libraries hook the target layer's activation; run :attr:`network` under it."""
-        return self.network.cut
-
     def logits(self, images: Tensor) -> Tensor:
         """Logits of a batch of any length.
 
@@ -143,17 +146,18 @@ class Engine:
         """Softmax probabilities (N, K), float32 in [0, 1]."""
         return self.logits(images).softmax(1)
 
-    def score(self, count: int, build: Callable[[slice], Tensor], target: int) -> Tensor:
+    def score(self, count: int, build: Callable[[slice], Tensor], target: int, output: Output = "probability") -> Tensor:
         """p_c of images that are built batch by batch.
 
         Args:
             count: how many images there are.
             build: makes the images of a slice of 0..count, (n, 3, H, W), on the engine's device.
             target: the class c.
+            output: ``logit`` for the class's logit instead.
 
         Returns: softmax probability of the class, float32 (count,), in [0, 1].
         """
-        return self._batched(count, build, lambda images: self._logits(images).softmax(1)[:, target])
+        return self._batched(count, build, lambda images: _of_class(self._logits(images), target, output))
 
     def activations(self, images: Tensor) -> tuple[Tensor, Carried]:
         """The target layer's activation (N, C, h, w), and what the tail needs beside it; counted as a forward."""
@@ -161,7 +165,14 @@ class Engine:
             self._cost.forwards += len(images)
             return self.network.head(self._laid_out(images))
 
-    def score_tail(self, count: int, build: Callable[[slice], Tensor], carried: Carried, target: int) -> Tensor:
+    def score_tail(
+        self,
+        count: int,
+        build: Callable[[slice], Tensor],
+        carried: Carried,
+        target: int,
+        output: Output = "probability",
+    ) -> Tensor:
         """p_c of activations that are built batch by batch; only the tail runs where the network could be traced.
 
         Tails are short, so their batches are larger (:attr:`tail_batch_size`).
@@ -171,6 +182,7 @@ class Engine:
             build: makes the activations of a slice of 0..count, (n, C, h, w).
             carried: of one image (N = 1), as :meth:`activations` returned it.
             target: the class c.
+            output: ``logit`` for the class's logit instead.
 
         Returns: softmax probability of the class, float32 (count,).
         """
@@ -180,7 +192,7 @@ class Engine:
             self._cost.tail_forwards += n
             with self._running():
                 beside = tuple(c.expand(n, *c.shape[1:]) for c in carried)
-                return self.network.tail(activation, beside).float().softmax(1)[:, target]
+                return _of_class(self.network.tail(activation, beside).float(), target, output)
 
         return self._batched(count, build, run, self.tail_batch_size)
 
@@ -199,22 +211,48 @@ class Engine:
         with torch.inference_mode(False), torch.enable_grad(), self._autocast():
             activation = activation.detach().requires_grad_()
             logits = self.network.tail(activation, carried).float()
-            chosen = logits.gather(1, targets.to(self.device)[:, None]).sum()
+            chosen = logits.gather(1, targets.to(self.device).clone()[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, activation)
             self._cost.backwards += len(images)
         return activation.detach().float(), gradient.float()
 
+    def input_gradient(self, images: Tensor, target: int) -> Tensor:
+        """The gradient of a class's logit by the pixels; a forward and a backward an image.
+
+        Args:
+            images: normalised, (N, 3, H, W), of any number.
+            target: the class c.
+
+        Returns: float32 (N, 3, H, W).
+        """
+
+        def gradient(part: Tensor) -> Tensor:
+            with self.differentiable() as network:
+                inputs = part.clone().requires_grad_()
+                (found,) = torch.autograd.grad(network(inputs)[:, target].float().sum(), inputs)
+            return found.float()
+
+        return self._batched(len(images), lambda part: images[part], gradient)
+
     @contextmanager
     def differentiable(self) -> Iterator[nn.Module]:
-        """The network for libraries that run it themselves and hook :attr:`cut`: gradients on, passes counted."""
+        """The network for libraries that run it themselves: gradients on, forward and backward passes counted."""
         with torch.inference_mode(False), torch.enable_grad(), self._autocast():
             yield self.network
 
-    def as_input(self, images: Tensor) -> Tensor:
-        """Images as :meth:`differentiable` networks take them: a copy that gradients may pass through; counts the
-        backward pass that such a use makes."""
-        self._cost.backwards += len(images)
-        return self._laid_out(images.clone())
+    def randomised(self, seed: int) -> Engine:
+        """An engine whose network has the same architecture and random weights; its passes count as this one's.
+
+        Convolutions and linear layers get He's normal initialisation, so that signals keep their scale, normalisations
+        their neutral values. One engine a seed is made and kept.
+        """
+        if seed not in self._randomised:
+            with torch.inference_mode(False):
+                network = randomise(self.source, seed)
+            engine = Engine(network, self.target_layer, self.size, self.device, self.precision, self.batch_size)
+            engine._cost = self._cost
+            self._randomised[seed] = engine
+        return self._randomised[seed]
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._running():
@@ -259,6 +297,36 @@ class Engine:
 
     def _count(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._cost.forwards += len(inputs[0])
+        if torch.is_grad_enabled():
+            self._cost.backwards += len(inputs[0])
+
+
+def _refuse_batch_statistics(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise UserError(
+                f"the network's layer {name} normalises by the statistics of its batch (track_running_stats=False): an "
+                "image's scores would depend on its batch mates; use a network with running statistics."
+            )
+
+
+def _of_class(logits: Tensor, target: int, output: Output) -> Tensor:
+    return (logits.softmax(1) if output == "probability" else logits)[:, target]
+
+
+def randomise(network: nn.Module, seed: int) -> nn.Module:
+    """A copy of a network with random weights (see :meth:`Engine.randomised`); the same seed, the same weights."""
+    network = copy.deepcopy(network)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]
+    return network
 
 
 def default_batch_size(device: torch.device) -> int:

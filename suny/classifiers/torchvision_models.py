@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.error import URLError
 
 import torch
 import torchvision
+from pydantic import Field
 from torch import nn
 
 from suny.classifiers.checkpoint import load_state, outputs_of, read_state
@@ -19,6 +20,8 @@ from suny.classifiers.classifier import Classifier, Model, finish
 from suny.configured import configured
 from suny.errors import UserError, nearest
 from suny.images.view import View
+
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 def names() -> list[str]:
@@ -39,30 +42,25 @@ class TorchvisionModel(Model):
 
     arch: str
     weights_version: str | None = None
-    resize: int | None = None
-    crop: int | None = None
-    interpolation: str | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    resize: Annotated[int, Field(ge=1)] | None = None
+    crop: Annotated[int, Field(ge=1)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     options: Mapping[str, Any] | None = None
 
     def build(self) -> Classifier:
         if self.arch not in names():
             raise UserError(f"model.arch={self.arch} is no classifier of torchvision. {nearest(self.arch, names())}")
         weights = self._weights()
-        state = None
         if self.checkpoint:
             state = read_state(self.checkpoint)
+            network = self._network(state)
+            load_state(network, state, self.checkpoint, self.arch)
         elif self.weights == "pretrained":
-            if self.num_classes not in (None, len(weights.meta["categories"])):
-                raise UserError(
-                    f"model.num_classes={self.num_classes}: the published weights of {self.arch} have "
-                    f"{len(weights.meta['categories'])} classes; give model.checkpoint=FILE or model.weights=random."
-                )
-            state = _fetched(weights, self.arch)
-        network = self._network(state)
-        if state is not None:
-            load_state(network, state, self.checkpoint or self.arch, self.arch)
+            network = self._published(weights)
+        else:
+            network = self._network(None)
         return finish(self, network, self._view(weights), None)
 
     def _weights(self) -> Any:
@@ -73,6 +71,23 @@ class TorchvisionModel(Model):
                 f"model.weights_version={version} is unknown for {self.arch}. Valid: {', '.join(enum.__members__)}."
             )
         return enum[version]
+
+    def _published(self, weights: Any) -> nn.Module:
+        """The network with torchvision's weights, from its cache or its server, built as torchvision says for them."""
+        classes = len(weights.meta["categories"])
+        if self.num_classes not in (None, classes):
+            raise UserError(
+                f"model.num_classes={self.num_classes}: the published weights of {self.arch} have {classes} classes; "
+                "give model.checkpoint=FILE or model.weights=random."
+            )
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        try:
+            return _builder(self.arch, self.options or {}, weights)
+        except (URLError, OSError, RuntimeError, EOFError) as error:
+            raise UserError(
+                f"the weights of {self.arch} could not be had ({str(error)[:200]}): fetch {weights.url} and "
+                f"put it into {folder}, or give model.checkpoint=FILE, or model.weights=random for a test."
+            ) from error
 
     def _network(self, state: dict[str, torch.Tensor] | None) -> nn.Module:
         options = dict(self.options or {})
@@ -102,12 +117,12 @@ class TorchvisionModel(Model):
         )
 
 
-def _builder(arch: str, options: Mapping[str, Any]) -> nn.Module:
-    if arch in ("inception_v3", "googlenet"):
+def _builder(arch: str, options: Mapping[str, Any], weights: Any = None) -> nn.Module:
+    if weights is None and arch in ("inception_v3", "googlenet"):
         options = {"init_weights": False, **options}  # their own initialisation takes a minute and warns
     try:
-        return torchvision.models.get_model(arch, weights=None, **options)
-    except TypeError as error:
+        return torchvision.models.get_model(arch, weights=weights, **options)
+    except (TypeError, ValueError) as error:
         raise UserError(f"model.options of {arch}: {error}.") from error
 
 
@@ -119,15 +134,3 @@ def _last_weight(network: nn.Module) -> str:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.lower().startswith("aux")
     ]
     return f"{found[-1]}.weight"
-
-
-def _fetched(weights: Any, arch: str) -> dict[str, torch.Tensor]:
-    """torchvision's published weights, from its cache or its server."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"the weights of {arch} could not be downloaded ({error}): fetch {weights.url} and put it into {folder}, "
-            "or give model.checkpoint=FILE, or model.weights=random for a test."
-        ) from error

@@ -39,10 +39,11 @@ class Cub(Dataset):
         split = _by_id(folder / "train_test_split.txt", ["id", "is_train"])
         boxes = _by_id(folder / "bounding_boxes.txt", ["id", "x", "y", "width", "height"])
         names = read_columns(folder / "classes.txt", ["class", "name"])
-        parts = _parts(folder / "parts")
         wanted = {"test": {"0"}, "train": {"1"}, "all": {"0", "1"}}[self.split]
         samples = []
         try:
+            class_names = {int(c) - 1: n for c, n in zip(names["class"], names["name"], strict=True)}
+            parts = _parts(folder / "parts")
             for id_, file in zip(images["id"], images["file"], strict=True):
                 if split[id_][0] not in wanted:
                     continue
@@ -58,10 +59,9 @@ class Cub(Dataset):
                     )
                 )
         except KeyError as error:
-            raise UserError(f"{folder}: image id {error} is in images.txt but not in every other list.") from error
+            raise UserError(f"{folder}: id {error} is in one list but not in every other one that it belongs to.") from error
         except ValueError as error:
             raise UserError(f"{folder}: a list has a value that is not a number ({error}).") from error
-        class_names = {int(c) - 1: n for c, n in zip(names["class"], names["name"], strict=True)}
         present = {s.label for s in samples}
         notes = []
         if len(present) < len(class_names):

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from suny.configured import configured
+from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.geometry import Box, upright_box
@@ -113,7 +113,7 @@ class Dataset:
     name: str
     root: str | None = None
     limit: int | None = None
-    subset_seed: int = 0
+    subset_seed: Seed = 0
     strict: bool = True
 
     def read(self) -> ImageList:
@@ -193,11 +193,13 @@ def _check(sample: Sample, needs_box: bool) -> Sample:
     if not sample.boxes:
         return replace(sample, problem=f"annotation of image {sample.image} has no box ({sample.where})")
     try:
-        frames = [sample.annotated_size or stored_size(sample.path)]
+        stored = stored_size(sample.path)
     except UnreadableImage:
         return sample  # counted when it is decoded
-    if sample.annotated_size is None:
-        frames.append(frames[0][::-1])  # an EXIF-rotated image may be annotated in either frame
+    # an EXIF-rotated image may be annotated in either frame
+    frames = [sample.annotated_size] if sample.annotated_size else [stored, stored[::-1]]
+    if not any(_same_shape(frames[0], size) for size in (stored, stored[::-1])):
+        return replace(sample, boxes=(), problem=_misfit(sample, frames[0], stored))
     for box in sample.boxes:
         spoilt = f"({box.x0:g}, {box.y0:g})-({box.x1:g}, {box.y1:g}) of image {sample.image} ({sample.where})"
         if not box.area > 0:  # not a number either
@@ -223,25 +225,31 @@ def upright_annotation(sample: Sample, decoded: Decoded) -> list[Box]:
     frame = sample.annotated_size or stored
     boxes = list(sample.boxes)
 
-    def same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
-        return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)  # equal aspect up to one pixel of rounding
-
     def fits(size: tuple[int, int]) -> bool:
         return all(b.overhang(*size) <= _OVERHANG for b in boxes)
 
-    made_on_stored = same_shape(frame, stored)
+    made_on_stored = _same_shape(frame, stored)
     if sample.annotated_size is None and not fits(stored) and fits(upright):
         made_on_stored, frame = False, upright
     target = stored if made_on_stored else upright
-    if not same_shape(frame, target):
-        raise UserError(
-            f"annotation of image {sample.image} ({sample.where}) is for {frame[0]} x {frame[1]} pixels, "
-            f"the image has {stored[0]} x {stored[1]}: use the annotation that belongs to this copy."
-        )
+    if not _same_shape(frame, target):
+        raise UserError(f"{_misfit(sample, frame, stored)}.")
     boxes = [b.scale(target[0] / frame[0], target[1] / frame[1]) for b in boxes]
     if made_on_stored:
         boxes = [upright_box(b, stored, decoded.orientation) for b in boxes]
     return [b.clip(*upright) for b in boxes]
+
+
+def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Equal aspect up to one pixel of rounding."""
+    return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
+
+
+def _misfit(sample: Sample, frame: tuple[int, int], stored: tuple[int, int]) -> str:
+    return (
+        f"annotation of image {sample.image} ({sample.where}) is for {frame[0]} x {frame[1]} pixels, "
+        f"the image has {stored[0]} x {stored[1]}: use the annotation that belongs to this copy"
+    )
 
 
 def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wanted: str) -> Path:

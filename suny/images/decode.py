@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from suny.errors import UserError
+
 _ORIENTATION = 0x0112
 
 
@@ -33,6 +35,7 @@ def decode(path: Path) -> Decoded:
 
     Raises:
         UnreadableImage: the file cannot be decoded in full.
+        UserError: the system does not let it be read.
     """
     try:
         with Image.open(path) as stored:
@@ -42,7 +45,7 @@ def decode(path: Path) -> Decoded:
             upright = ImageOps.exif_transpose(stored)
             rgb = _to_rgb(upright)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{path}: {error}") from error
+        raise _reason(path, error) from error
     return Decoded(rgb, size, orientation if orientation in range(1, 9) else 1)
 
 
@@ -58,9 +61,17 @@ def stored_size(path: Path) -> tuple[int, int]:
 
     Raises:
         UnreadableImage: the header cannot be read.
+        UserError: the system does not let it be read.
     """
     try:
         with Image.open(path) as image:
             return image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{path}: {error}") from error
+        raise _reason(path, error) from error
+
+
+def _reason(path: Path, error: Exception) -> Exception:
+    """Content that can't be decoded stays so; a failure of the system (rights, a lost disk) does not, and is no record."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError(f"cannot read {path}: {error.strerror}; mend that, and the same command continues.")
+    return UnreadableImage(f"{path}: {error}")

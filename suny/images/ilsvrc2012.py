@@ -64,9 +64,12 @@ class Ilsvrc2012(Dataset):
             samples = list(_from_solution(solution, classes, images, files))
         elif xml is None and caffe:
             table = read_columns(caffe, ["file", "index"])
+            try:
+                labels = [int(i) for i in table["index"]]
+            except ValueError as error:
+                raise UserError(f"{caffe}: a class index is not a number ({error}).") from error
             samples = [
-                Sample(Path(f).stem, files.get(Path(f).stem, images / f), int(i))
-                for f, i in zip(table["file"], table["index"], strict=True)
+                Sample(Path(f).stem, files.get(Path(f).stem, images / f), i) for f, i in zip(table["file"], labels, strict=True)
             ]
         elif xml is None:
             raise UserError(

@@ -39,4 +39,6 @@ class ImageFolder(Dataset):
         stems = [str(p.relative_to(root).with_suffix("")) for p in files]
         ids = stems if len(set(stems)) == len(stems) else [str(p.relative_to(root)) for p in files]
         samples = tuple(Sample(i, p, label[p.parent.name]) for i, p in zip(ids, files, strict=True))
-        return ImageList(samples, names, space, has_boxes=False)
+        inside = root != Path(str(self.root)).expanduser()
+        notes = (f"images are taken from {root}",) if inside else ()
+        return ImageList(samples, names, space, has_boxes=False, notes=notes)

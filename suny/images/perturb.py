@@ -61,7 +61,8 @@ def blend(image: Tensor, background: Tensor, keep: Tensor) -> Tensor:
 
     Returns: (n, 3, H, W), laid out as the networks want it (channels last).
     """
-    out = image.new_empty(len(keep), *image.shape).contiguous(memory_format=torch.channels_last)
+    shape = (len(keep), *image.shape)
+    out = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
     start, end, weight = torch.broadcast_tensors(background[None], image[None], keep[:, None])
     return torch.lerp(start, end, weight, out=out)  # exact at 0 and 1
 

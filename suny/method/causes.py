@@ -15,9 +15,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from suny.classifiers.engine import Engine
+from suny.classifiers.engine import Engine, Output
 from suny.classifiers.split import Carried
-from suny.explanation import upsample
+from suny.explanation import min_max, upsample
 from suny.images.perturb import Substrate, blend, substrate
 
 MaskRule = Literal["max", "noisy_or", "sum", "partition"]
@@ -139,7 +139,7 @@ class FeatureCauses(ImageCauses):
         return len(self.maps)
 
     def masks(self, players: Tensor) -> Tensor:
-        return _min_max(upsample(self.maps[players], self.image.shape[-2:]))
+        return min_max(upsample(self.maps[players], self.image.shape[-2:]))
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         if self.draw == "masks":
@@ -184,6 +184,7 @@ class FilterCauses:
         size: (H, W) of the map.
         groups: bool (n, C): which channels each cause holds; none is in two groups.
         fill: what replaces a removed channel: 0, or its own mean.
+        output: what a coalition is worth: p_c, or the class's logit.
     """
 
     def __init__(
@@ -195,12 +196,14 @@ class FilterCauses:
         size: tuple[int, int],
         groups: Tensor,
         fill: Literal["zero", "mean"] = "zero",
+        output: Output = "probability",
     ) -> None:
         self.engine = engine
         self.activation = activation
         self.carried = carried
         self.target = target
         self.size = size
+        self.output: Output = output
         self.groups = groups
         self.owner = torch.where(groups.any(0), groups.int().argmax(0), -1)  # cause that holds each channel
         self.gone = activation.mean((1, 2), keepdim=True).expand_as(activation) if fill == "mean" else None
@@ -233,7 +236,7 @@ class FilterCauses:
             stays = (touched if keep else ~touched)[:, :, None, None]
             return self.activation * stays if self.gone is None else torch.where(stays, self.activation, self.gone)
 
-        return self.engine.score_tail(len(coalitions), build, self.carried, self.target)
+        return self.engine.score_tail(len(coalitions), build, self.carried, self.target, self.output)
 
 
 def union(rows: Tensor, masks: Tensor, rule: MaskRule) -> Tensor:
@@ -248,7 +251,7 @@ def union(rows: Tensor, masks: Tensor, rule: MaskRule) -> Tensor:
     """
     if rule in ("sum", "partition"):
         cover = torch.einsum("nk,khw->nhw", rows.to(masks.dtype), masks)
-        return _min_max(cover) if rule == "sum" else cover.clamp(0, 1)
+        return min_max(cover) if rule == "sum" else cover.clamp(0, 1)
     inside = rows.to(masks.dtype)[:, :, None, None]
     if rule == "noisy_or":
         clear = masks.new_ones(len(rows), *masks.shape[1:])
@@ -270,9 +273,3 @@ def shares(masks: Tensor) -> Tensor:
 def combined(maps: Tensor, values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """The linear combination of upsampled maps (H, W); upsampling is linear, so the sum comes first."""
     return upsample((values.to(maps)[:, None, None] * maps).sum(0)[None], size)[0]
-
-
-def _min_max(maps: Tensor) -> Tensor:
-    """Each map to [0, 1]; a constant one to 0."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, torch.ones_like(high))

@@ -1,0 +1,46 @@
+"""Eigen-CAM: the projection of the activation on its first principal direction. It knows nothing of the class.
+
+    A as a matrix (positions x channels) = U S V^T,      map = ReLU(A v_1)
+
+Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020, eq. 3.
+Our own: pytorch-grad-cam centres the channels first, which the paper does not, and leaves the sign of v_1, which no
+decomposition determines, as it comes; a map may then be its own negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from suny.classifiers.engine import Engine
+from suny.configured import configured
+from suny.explanation import Explanation, upsample
+
+
+@configured
+class EigenCam:
+    """Eigen-CAM; v_1 is taken with the sign for which the map's sum is positive. One forward pass an image.
+
+    Args:
+        name: as in ``method=NAME``.
+        centred: subtract each channel's mean first, as pytorch-grad-cam does.
+    """
+
+    name: str = "eigencam"
+    centred: bool = False
+
+    def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+        """Explains a batch (:class:`~suny.explanation.Explainer`); the same map for every class."""
+        low = torch.stack([self._projected(engine.activations(image[None])[0][0].float()) for image in images])
+        return Explanation(upsample(low.clamp(min=0), images.shape[-2:]))
+
+    def _projected(self, activation: Tensor) -> Tensor:
+        positions = activation.flatten(1).t()
+        if self.centred:
+            positions = positions - positions.mean(0)
+        _, _, directions = torch.linalg.svd(positions, full_matrices=False)
+        # of centred maps the sum is 0: the sign is then that of the raw activation's projection
+        sign = torch.sign((activation.flatten(1).t() @ directions[0]).sum())
+        return (sign * (positions @ directions[0])).reshape(activation.shape[1:])
