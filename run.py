@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 
 from experiments import config
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, complain, guarded, mistake
+from experiments.reports import after_sweep, metric_list
 from experiments.runner import Finished, run_cell
 from experiments.tables import cell_table, sweep_table
 from metrics.base import Metric
@@ -30,6 +32,7 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
     exit_code: int = EXIT_OK
     metrics: dict[str, Metric] = field(default_factory=dict)
+    folder: Path = Path()
 
 
 outcome = Outcome()  # Hydra gives a cell's return value to nobody
@@ -42,6 +45,7 @@ def compute(cfg: DictConfig) -> None:
     try:
         run = config.read(cfg)
         outcome.metrics |= run.metrics
+        outcome.folder = Path(run.settings.results_dir).expanduser()
         cell = run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
         said = mistake(error)
@@ -66,10 +70,15 @@ def compute(cfg: DictConfig) -> None:
 def main() -> int:
     global outcome
     outcome = Outcome()
+    if "--metrics" in sys.argv:
+        print(metric_list())
+        return EXIT_OK
     compute()
     if outcome.swept:
         if outcome.finished:
             print(f"\n{sweep_table(outcome.finished, outcome.metrics)}")
+            for text in after_sweep(outcome.finished, outcome.metrics, outcome.folder):
+                print(f"\n{text}")
         for name in outcome.failed:
             print(f"failed: {name}", file=sys.stderr)
     return outcome.exit_code

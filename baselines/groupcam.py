@@ -17,12 +17,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, min_max, upsample
-from suny.images.perturb import blend
+from suny.images.perturb import blend, truncated_gaussian
 
 
 @configured
@@ -55,13 +54,9 @@ class GroupCam:
             limit = torch.quantile(low.flatten(1), self.percentile / 100, dim=1)[:, None, None]
             low = torch.where(low > limit, low, 0.0)
         masks = min_max(upsample(low, image.shape[-2:]))
-        blurred = self._blurred(image)
+        blurred = truncated_gaussian(image, self.kernel, self.sigma)
         # the blurred image itself first: nothing kept
         keep = torch.cat([torch.zeros_like(masks[:1]), masks])
         p = engine.score(len(keep), lambda part: blend(image, blurred, keep[part]), target)
         weights = (p[1:] - p[0]).clamp(min=0)
         return torch.einsum("n,nhw->hw", weights, masks)
-
-    def _blurred(self, image: Tensor) -> Tensor:
-        side = 2 * min(self.kernel // 2, image.shape[-1] - 1, image.shape[-2] - 1) + 1  # the border reflects
-        return gaussian_blur(image, [side, side], [self.sigma, self.sigma])

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import CONF, dotted_keys, explain_hydra, register_torchvision
+from experiments.config import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
 from suny.errors import UserError
 
 # what a full disk answers without naming a file
@@ -25,6 +25,7 @@ def guarded(program: Callable[[], int]) -> int:
     """Runs a program and turns its ending into an exit code; a mistake of the user is one line on stderr."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
     register_torchvision(sys.argv[1:])
+    register_on_request(sys.argv[1:])
     try:
         return program()
     except KeyboardInterrupt:

@@ -46,6 +46,8 @@ class Settings:
     points: Annotated[int, Field(ge=2)]
     results_dir: str
     pictures: Annotated[int, Field(ge=0)]
+    maps: bool
+    curves: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ def register_torchvision(arguments: Sequence[str]) -> None:
         if not (CONF / "model" / f"{name}.yaml").exists():
             node = {**template, "name": name, "arch": name, "weights_version": None, "target_layer": None}
             ConfigStore.instance().store(group="model", name=name, node=node)
+
+
+def register_on_request(arguments: Sequence[str]) -> None:
+    """Makes the choices in ``conf/on_request`` known where an argument names them.
+
+    They need a key that only the user can give, so that they are no part of ``glob(*)``.
+    """
+    for path in sorted((CONF / "on_request").glob("*/*.yaml")):
+        group, name = path.parent.name, path.stem
+        if any(a.startswith(f"{group}=") and name in re.findall(r"\w+", a) for a in arguments):
+            ConfigStore.instance().store(group=group, name=name, node=yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def read(cfg: DictConfig) -> Run:

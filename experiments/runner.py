@@ -6,6 +6,7 @@ For each image: decode, explain, measure, record. What is already recorded is no
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import platform
 import subprocess
@@ -17,21 +18,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import Run
 from experiments.picture import save_picture
-from experiments.records import Cell, Record, writing
-from experiments.statistics import mean_interval
-from metrics.base import Case, Metric
+from experiments.records import Cell, Record, write_atomically, writing
+from metrics.base import Case, Frame, Metric, Need
+from metrics.statistics import Entry, mean_interval
 from suny.classifiers.classifier import Classifier, weights_digest
 from suny.classifiers.engine import Cost, Engine, default_batch_size, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, is_degenerate
+from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage, decode
+from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
 
 _PACKAGES = (
@@ -69,7 +72,7 @@ def run_cell(run: Run) -> Finished:
     notes = list(images.notes)
     samples, label_note = _labelled(run, images, classifier)
     notes += [label_note] if label_note else []
-    metrics, skipped = _measurable(run.metrics, images.has_boxes, run.dataset.name)
+    metrics, skipped = _measurable(run, images)
     notes += [f"{name} is skipped: {why}" for name, why in skipped.items()]
     card = _card(run, images, classifier, device, metrics, skipped)
     folder = (
@@ -125,7 +128,8 @@ def _compute(
         for sample in left:
             try:
                 picture = _picture(cell, sample) if sample.image in pictured else None
-                cell.append(_record(run, classifier, engine, metrics, sample, picture))
+                maps = cell.folder / "maps" / f"{sample.image}.npz" if run.settings.maps else None
+                cell.append(_record(run, classifier, engine, metrics, sample, picture, maps))
             except KeyboardInterrupt:
                 bar.close()
                 tell(f"stopped: {len(cell.records)} of {len(samples)} images done; the same command continues.")
@@ -134,9 +138,15 @@ def _compute(
 
 
 def _record(
-    run: Run, classifier: Classifier, engine: Engine, metrics: dict[str, Metric], sample: Sample, picture: Path | None
+    run: Run,
+    classifier: Classifier,
+    engine: Engine,
+    metrics: dict[str, Metric],
+    sample: Sample,
+    picture: Path | None,
+    maps: Path | None,
 ) -> Record:
-    """Explains and measures one image."""
+    """Explains and measures one image; draws it and stores its maps where a path is given."""
     began, before = time.perf_counter(), engine.cost
     empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
     try:
@@ -147,14 +157,18 @@ def _record(
         tell(f"unreadable, counted as a failure: {error}")
         seconds = round(time.perf_counter() - began, 3)
         return empty | {"forwards": 0, "seconds": seconds, "status": "unreadable", "label": sample.label}
+    except MissingMap as error:
+        tell(f"no map, counted as a failure: {error}")
+        return empty | {"forwards": 0, "seconds": 0.0, "status": "no_map", "label": sample.label}
     boxes, lost = classifier.view.boxes(_boxes(run, sample, found.decoded), found.decoded.image.size)
     explanation = found.explanation
     degenerate = is_degenerate(explanation.saliency[0])
-    saliency = torch.nan_to_num(explanation.saliency[0], nan=0.0, posinf=0.0, neginf=0.0)
-    case = Case(engine, found.image, found.target, saliency, boxes)
+    case = _case(run, classifier, engine, sample, found, boxes)
     values = {name: metric.measure(case) for name, metric in metrics.items()}
     if picture is not None:
         _draw(classifier, sample, found, picture)
+    if maps is not None:
+        _store(maps, explanation)
     return {
         "image": sample.image,
         "target": found.target,
@@ -171,7 +185,9 @@ def _record(
         "explain_tail_forwards": found.cost.tail_forwards,
         "explain_backwards": found.cost.backwards,
         "explain_seconds": round(found.seconds, 3),
-        "ties": tied_fraction(saliency),
+        "ties": tied_fraction(case.saliency),
+        "nonfinite": float((~torch.isfinite(explanation.saliency[0])).float().mean()),
+        **({"curves": {k: {"p": p, "fraction": q} for k, (p, q) in case.curves.items()}} if run.settings.curves else {}),
         "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
     }
 
@@ -201,8 +217,50 @@ def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample)
     target = int(probabilities.argmax()) if run.settings.target == "predicted" else int(sample.label or 0)
     began, before = time.perf_counter(), engine.cost
     seed = image_seed(run.settings.seed, sample.image)
-    explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
+    if isinstance(run.explainer, StoredMaps):
+        explanation = run.explainer.load(sample.image, image)
+    else:
+        explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
     return Explained(decoded, image, probabilities, target, explanation, engine.cost - before, time.perf_counter() - began)
+
+
+def _case(run: Run, classifier: Classifier, engine: Engine, sample: Sample, found: Explained, boxes: Sequence[Box]) -> Case:
+    """The explained image as the metrics take it."""
+    view, size = classifier.view, found.decoded.image.size
+    explanation = found.explanation
+
+    def clean(maps: Tensor | None) -> Tensor | None:
+        return None if maps is None else torch.nan_to_num(maps[0], nan=0.0, posinf=0.0, neginf=0.0)
+
+    def again(other: Engine, seed: int) -> Tensor:
+        maps = run.explainer.explain(other, found.image[None], torch.tensor([found.target]), [seed])
+        return torch.nan_to_num(maps.saliency[0], nan=0.0, posinf=0.0, neginf=0.0)
+
+    parts = [(name, *view.point(x, y, size)) for name, x, y in sample.parts]
+    return Case(
+        engine,
+        found.image,
+        found.target,
+        saliency=torch.nan_to_num(explanation.saliency[0], nan=0.0, posinf=0.0, neginf=0.0),
+        boxes=boxes,
+        parts=[(name, x, y) for name, x, y in parts if 0 <= x < view.crop and 0 <= y < view.crop],
+        necessity=clean(explanation.necessity),
+        sufficiency=clean(explanation.sufficiency),
+        frame=Frame(_boxes(run, sample, found.decoded), lambda x, y: view.upright(x, y, size)),
+        clean=float(found.probabilities[found.target]),
+        seed=image_seed(run.settings.seed, sample.image),
+        explain=None if isinstance(run.explainer, StoredMaps) else again,
+    )
+
+
+def _store(path: Path, explanation: Explanation) -> None:
+    """The maps of an explanation, compressed: saliency, necessity, sufficiency (H, W), float32 as they were made."""
+    maps = {name: getattr(explanation, name) for name in ("saliency", "necessity", "sufficiency")}
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.savez_compressed(content, **{name: m[0].float().cpu().numpy() for name, m in maps.items() if m is not None})
+        write_atomically(path, content.getvalue())
 
 
 def _picture(cell: Cell, sample: Sample) -> Path:
@@ -223,7 +281,7 @@ def _draw(classifier: Classifier, sample: Sample, found: Explained, picture: Pat
         save_picture(picture, classifier.view.visible(found.decoded.image), found.explanation, caption)
 
 
-def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Any]:
+def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Box]:
     try:
         return list(upright_annotation(sample, decoded))
     except UserError:
@@ -259,10 +317,21 @@ def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tupl
     return samples, None
 
 
-def _measurable(metrics: dict[str, Metric], has_boxes: bool, dataset: str) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics that the data set allows, and why the others are skipped."""
-    skipped = {n: f"dataset '{dataset}' has no boxes" for n, m in metrics.items() if "boxes" in m.needs and not has_boxes}
-    return {n: m for n, m in metrics.items() if n not in skipped}, skipped
+def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics that data set and method allow, and why the others are skipped."""
+    lacks: dict[Need, str] = {}
+    if not images.has_boxes:
+        lacks["boxes"] = f"dataset '{run.dataset.name}' has no boxes"
+    if not any(s.parts for s in images.samples):
+        lacks["parts"] = f"dataset '{run.dataset.name}' has no parts"
+    if not getattr(run.explainer, "two_sided", False):
+        lacks["sides"] = f"method '{run.explainer.name}' has one map, not one for each side"
+    if isinstance(run.explainer, StoredMaps):
+        lacks["explain"] = f"method '{run.explainer.name}' cannot explain again"
+    skipped = {n: "; ".join(lacks[x] for x in lacks if x in m.needs) for n, m in run.metrics.items() if m.needs & set(lacks)}
+    if len(skipped) == len(run.metrics):
+        raise UserError(f"metrics: none of them can be measured here: {'; '.join(dict.fromkeys(skipped.values()))}.")
+    return {n: m for n, m in run.metrics.items() if n not in skipped}, skipped
 
 
 def _card(
@@ -298,7 +367,8 @@ def _card(
         "batch_size": settings.batch_size or default_batch_size(device),
         "dataset": {k: v for k, v in run.resolved["dataset"].items() if k not in ("root", "strict")},
         "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
-        "method": run.resolved["method"],
+        "method": {k: v for k, v in run.resolved["method"].items() if k != "maps"},
+        **({"maps": run.explainer.digest([s.image for s in images.samples])} if isinstance(run.explainer, StoredMaps) else {}),
         "protocol": protocol,
         "images": images.digest,
         "weights": weights_digest(classifier.network),
@@ -373,6 +443,12 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     def values(key: str) -> list[float]:
         return [r[key] for r in records if r.get(key) is not None]
 
+    def summary_of(metric: Metric, name: str) -> Entry:
+        known = [r for r in records if r.get(name) is not None]
+        if hasattr(metric, "summarise"):
+            return metric.summarise([r[name] for r in known], [r["label"] for r in known])
+        return mean_interval([r[name] for r in known])
+
     def counted(status: str) -> int:
         return sum(r["status"] == status for r in records)
 
@@ -383,15 +459,18 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "unreadable": counted("unreadable"),
         "missing": counted("missing"),
     }
+    if counted("no_map"):
+        failures["no_map"] = counted("no_map")
     if any("boxes" in m.needs for m in metrics.values()):
         failures["no_box"] = sum(r["boxes"] == 0 for r in read)
+        failures["boxes_lost"] = sum(r["boxes_lost"] for r in read)
     return {
         "dataset": run.dataset.name,
         "model": run.model.name,
         "method": run.explainer.name,
         "hash": digest,
         "n": len(records),
-        "metrics": {name: mean_interval(values(name)) for name in metrics},
+        "metrics": {name: summary_of(metric, name) for name, metric in metrics.items()},
         "failures": failures,
         "cost": {key: mean_interval(values(key))["mean"] for key in ("forwards", "explain_forwards", "explain_backwards")},
     }

@@ -14,7 +14,7 @@ from metrics.base import Metric
 
 def arrow(metric: Metric) -> str:
     """The column title with the metric's own direction."""
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
+    return metric.label if metric.higher_is_better is None else f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
@@ -22,7 +22,7 @@ def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
     rows = []
     for name, entry in cell.summary["metrics"].items():
         low, high = entry["ci95"]
-        rows.append([arrow(metrics[name]), _number(entry["mean"]), f"[{_number(low)}, {_number(high)}]", entry["n"]])
+        rows.append([arrow(metrics[name]), number(entry["mean"]), f"[{number(low)}, {number(high)}]", entry["n"]])
     table = tabulate(rows, ["metric", "mean", "95% interval", "n"], tablefmt="github", disable_numparse=True)
     title = f"{cell.dataset} / {cell.model} / {cell.method}: {cell.summary['n']} images"
     return f"{title}\n\n{table}\n\ncost: {_cost(cell)}\nfailures: {_failures(cell.summary['failures'], zeros=True)}"
@@ -58,7 +58,8 @@ def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str
     return "\n\n".join([*blocks, foot])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three decimals; '-' where there is no value."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -67,7 +68,7 @@ def _entry(entry: Mapping[str, Any] | None, n: int) -> str:
         return "-"
     low, high = entry["ci95"]
     own = "" if entry["n"] == n else f" (n={entry['n']})"
-    return f"{_number(entry['mean'])} [{_number(low)}, {_number(high)}]{own}"
+    return f"{number(entry['mean'])} [{number(low)}, {number(high)}]{own}"
 
 
 def _failures(failures: Mapping[str, int], zeros: bool = False) -> str:

@@ -1,25 +1,44 @@
 """The contract of every metric, and the case it measures.
 
-A metric is a :func:`~suny.configured.configured` class: its class attributes say what the number is, its fields are the keys
-of ``conf/metrics/<name>.yaml`` and part of its protocol. What several metrics of one image need (a deletion curve, say)
-is computed once and kept in the :class:`Case`.
+A metric is a :func:`~suny.configured.configured` class: its attributes say what the number is, its fields are the keys of
+``conf/metrics/<name>.yaml`` and part of its protocol. What several metrics of one image need (p_c of the same perturbed
+image, say) is computed once and kept in the :class:`Case`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
-from suny.images.perturb import pixel_order, rank_of
+from suny.images.perturb import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-Need = Literal["boxes"]
+# what a metric may need beside the saliency map: annotated boxes or parts, the two maps of the two sides, or to explain
+# the image again
+Need = Literal["boxes", "parts", "sides", "explain"]
+Side = Literal["saliency", "necessity", "sufficiency"]
+Change = Literal["remove", "keep"]
+Part = tuple[str, float, float]
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The upright image that the network's view was cut from.
+
+    Args:
+        boxes: edges in pixels of the upright image, in full.
+        upright: maps a place (x, y) of the view to the upright image, pixels.
+    """
+
+    boxes: Sequence[Box]
+    upright: Callable[[float, float], tuple[float, float]]
 
 
 @dataclass
@@ -32,7 +51,14 @@ class Case:
         target: the explained class.
         saliency: the map, (H, W), finite and >= 0, on the engine's device.
         boxes: in pixels of the network's view; empty where there are none.
+        parts: named points (x, y) in pixels of the network's view.
+        necessity, sufficiency: maps of the two sides, as ``saliency``; None where the method has one map.
+        frame: the upright image; None where it is not known.
+        clean: p_c(I) where it is known already.
+        seed: of the image, for metrics that draw random numbers.
+        explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
         notes: what metrics want in the record beside their value.
+        curves: whole curves by name: p_c and the fraction of pixels, a value each a point.
     """
 
     engine: Engine
@@ -40,13 +66,81 @@ class Case:
     target: int
     saliency: Tensor
     boxes: Sequence[Box] = ()
-    notes: dict[str, float] = field(default_factory=dict)
+    parts: Sequence[Part] = ()
+    necessity: Tensor | None = None
+    sufficiency: Tensor | None = None
+    frame: Frame | None = None
+    clean: float | None = None
+    seed: int = 0
+    explain: Callable[[Engine, int], Tensor] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def rank(self) -> Tensor:
-        """Rank of each pixel by decreasing saliency, int64 (H, W)."""
-        return rank_of(pixel_order(self.saliency)).reshape(self.saliency.shape)
+    @property
+    def p(self) -> float:
+        """p_c(I)."""
+        if self.clean is None:
+            self.clean = float(self.engine.score(1, lambda _: self.image[None], self.target))
+        return self.clean
+
+    @property
+    def pixels(self) -> int:
+        return self.saliency.numel()
+
+    def map(self, side: Side) -> Tensor:
+        """The map of a side, (H, W).
+
+        Raises:
+            ValueError: the method has one map only.
+        """
+        found = {"saliency": self.saliency, "necessity": self.necessity, "sufficiency": self.sufficiency}[side]
+        if found is None:
+            raise ValueError(f"this explanation has no {side} map")
+        return found
+
+    def rank(self, side: Side = "saliency", ties: Ties = "raster") -> Tensor:
+        """Rank of each pixel by decreasing value of a side's map, int64 (H, W)."""
+
+        def compute() -> Tensor:
+            values = self.map(side)
+            return rank_of(pixel_order(values, ties)).reshape(values.shape)
+
+        return self.once(("rank", side, ties), compute)
+
+    def scores(
+        self, change: Change, fill: Substrate, counts: Sequence[int], side: Side = "saliency", ties: Ties = "raster"
+    ) -> list[float]:
+        """p_c with so many of the most salient pixels removed, or with these alone kept; the rest is the substrate.
+
+        Each perturbed image is scored once, whichever metrics ask for it. Nothing removed and everything kept are the
+        clean image; everything removed and nothing kept are the bare substrate.
+
+        Args:
+            change: ``remove`` or ``keep``.
+            fill: the substrate.
+            counts: pixels, 0..H*W.
+            side: whose map ranks the pixels.
+            ties: see :func:`suny.images.perturb.pixel_order`.
+        """
+        known: dict[Any, float] = self.once("scores", dict)
+
+        def key(count: int) -> Any:
+            taken = count if change == "remove" else self.pixels - count  # how much of the image is gone
+            if taken == 0:
+                return "clean"
+            return ("blank", fill) if taken == self.pixels else (change, fill, side, ties, count)
+
+        if any(key(c) == "clean" for c in counts):
+            known["clean"] = self.p
+        missing = [c for c in dict.fromkeys(counts) if key(c) not in known]
+        if missing:
+            blank = self.once(("substrate", fill), lambda: substrate(self.image, fill))
+            start, finish = (self.image, blank) if change == "remove" else (blank, self.image)
+            rank, which = self.rank(side, ties), torch.tensor(missing)
+            p = self.engine.score(len(missing), lambda part: replace_top(start, finish, rank, which[part]), self.target)
+            known.update(zip([key(c) for c in missing], p.double().tolist(), strict=True))
+        return [known[key(c)] for c in counts]
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
         """The value of ``compute()``, computed once for each key."""
@@ -59,27 +153,34 @@ class Case:
 class Metric(Protocol):
     """A number about one explained image.
 
-    Class attributes:
+    Attributes:
         name: the key in records and tables.
         label: column title.
         low, high: the range.
-        higher_is_better: direction of the arrow in tables.
+        higher_is_better: direction of the arrow in tables; None where neither is better.
         unit: of the number.
         reference: paper and equation or section.
         version: of the protocol; raised whenever the same map could get another number.
-        needs: annotations without which the metric is skipped.
+        needs: without which the metric is skipped.
+
+    A metric over the whole data set that is no mean of numbers also has ``summarise(records, values)``
+    (:func:`experiments.statistics.summary_of`).
     """
 
-    name: ClassVar[str]
-    label: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    version: ClassVar[int]
     low: ClassVar[float]
     high: ClassVar[float]
-    higher_is_better: ClassVar[bool]
+    higher_is_better: ClassVar[bool | None]
     unit: ClassVar[str]
     reference: ClassVar[str]
-    version: ClassVar[int]
-    needs: ClassVar[frozenset[Need]]
 
-    def measure(self, case: Case) -> float | None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    def measure(self, case: Case) -> Any:
         """The number, or None where it is not defined for this image (counted by the smaller n)."""
         ...

@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from metrics.base import Case, Need
 from suny.configured import configured
-from suny.images.perturb import Substrate, replace_top, substrate
+from suny.images.perturb import Substrate, Ties
 
 Points = Annotated[int, Field(ge=2)]
 
@@ -41,32 +39,27 @@ def auc(scores: Sequence[float], fractions: Sequence[float]) -> float:
     return float(np.trapezoid(np.asarray(scores, np.float64), np.asarray(fractions, np.float64)))
 
 
-def curve(case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int) -> tuple[Tensor, list[float]]:
-    """p_c along a curve, float32 (n,), and the fractions of pixels replaced; once for each case and setting."""
-
-    def compute() -> tuple[Tensor, list[float]]:
-        blank = substrate(case.image, fill)
-        start, finish = (case.image, blank) if kind == "deletion" else (blank, case.image)
-        pixels = case.rank.numel()
-        counts = steps(pixels, points)
-        which = torch.tensor(counts)
-        scores = case.engine.score(len(counts), lambda part: replace_top(start, finish, case.rank, which[part]), case.target)
-        return scores, [c / pixels for c in counts]
-
-    return case.once((kind, fill, points), compute)
-
-
-def _area(case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int) -> float:
-    scores, fractions = curve(case, kind, fill, points)
-    return auc(scores.tolist(), fractions)
+def curve(
+    case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int, ties: Ties = "raster"
+) -> tuple[list[float], list[float]]:
+    """p_c along a curve and the fractions of pixels replaced, a value each a point."""
+    counts = steps(case.pixels, points)
+    scores = case.scores("remove" if kind == "deletion" else "keep", fill, counts, ties=ties)
+    return scores, [c / case.pixels for c in counts]
 
 
 @configured
 class Deletion:
-    """AUC of p_c while the most salient pixels are removed first; low where the map finds what the class needs."""
+    """AUC of p_c while the most salient pixels are removed first; low where the map finds what the class needs.
 
-    name: ClassVar[str] = "deletion"
-    label: ClassVar[str] = "deletion"
+    Args:
+        name: as in the configuration.
+        points: on the curve.
+        fill: what replaces removed pixels.
+        ties: how equal pixels are ordered (:func:`suny.images.perturb.pixel_order`).
+        protocol: whose settings these are, where they are not ours.
+    """
+
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = False
@@ -75,11 +68,19 @@ class Deletion:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Need]] = frozenset()
 
+    name: str = "deletion"
     points: Points = 29
     fill: Substrate = "zero"
+    ties: Ties = "raster"
+    protocol: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"deletion ({self.protocol})" if self.protocol else "deletion"
 
     def measure(self, case: Case) -> float:
-        return _area(case, "deletion", self.fill, self.points)
+        scores, fractions = case.curves[self.name] = curve(case, "deletion", self.fill, self.points, self.ties)
+        return auc(scores, fractions)
 
 
 @configured
@@ -87,10 +88,9 @@ class Insertion:
     """AUC of p_c while the most salient pixels are restored first; high where the map finds what suffices.
 
     The record notes ``insertion_start``, p_c of the blurred image over p_c(I): what the blur leaves of the class.
+    Keys as in :class:`Deletion`; ``fill`` is what insertion starts from.
     """
 
-    name: ClassVar[str] = "insertion"
-    label: ClassVar[str] = "insertion"
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
@@ -99,14 +99,21 @@ class Insertion:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Need]] = frozenset()
 
+    name: str = "insertion"
     points: Points = 29
     fill: Substrate = "blur"
+    ties: Ties = "raster"
+    protocol: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"insertion ({self.protocol})" if self.protocol else "insertion"
 
     def measure(self, case: Case) -> float:
-        scores, _ = curve(case, "insertion", self.fill, self.points)
-        if float(scores[-1]) > 0:
-            case.notes["insertion_start"] = float(scores[0] / scores[-1])
-        return _area(case, "insertion", self.fill, self.points)
+        scores, fractions = case.curves[self.name] = curve(case, "insertion", self.fill, self.points, self.ties)
+        if scores[-1] > 0:
+            case.notes["insertion_start"] = scores[0] / scores[-1]
+        return auc(scores, fractions)
 
 
 @configured
@@ -128,5 +135,5 @@ class Overall:
     insertion_fill: Substrate = "blur"
 
     def measure(self, case: Case) -> float:
-        inserted = _area(case, "insertion", self.insertion_fill, self.points)
-        return inserted - _area(case, "deletion", self.deletion_fill, self.points)
+        inserted = auc(*curve(case, "insertion", self.insertion_fill, self.points))
+        return inserted - auc(*curve(case, "deletion", self.deletion_fill, self.points))

@@ -53,6 +53,36 @@ class Explainer(Protocol):
         ...
 
 
+class MissingMap(Exception):
+    """A stored map that is not there, or has no shape of a map."""
+
+
+@runtime_checkable
+class StoredMaps(Protocol):
+    """An explainer whose maps are files: it is asked by image, and never runs a network."""
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether the files hold a map for each side too."""
+        ...
+
+    def load(self, image: str, like: Tensor) -> Explanation:
+        """The maps of an image, as a batch of one.
+
+        Args:
+            image: its id.
+            like: the network's input (3, H, W): the size and device of the maps.
+
+        Raises:
+            MissingMap: there is none, or it is misshapen.
+        """
+        ...
+
+    def digest(self, images: Sequence[str]) -> str:
+        """SHA-256 of the files' content, for the cell's hash."""
+        ...
+
+
 def is_degenerate(saliency: Tensor) -> bool:
     """Whether a map (H, W) says nothing: it is constant, or a value is not finite."""
     return not bool(torch.isfinite(saliency).all()) or bool(saliency.max() == saliency.min())

@@ -23,8 +23,8 @@ from experiments.cli import composed, guarded
 from experiments.config import CONF, read
 from experiments.records import Cell, read_records
 from experiments.runner import image_seed
-from experiments.statistics import mean_interval
 from metrics.base import Metric
+from metrics.statistics import mean_interval
 from suny.errors import UserError
 from suny.explanation import Explainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.statistics import mean_interval
+from metrics.statistics import mean_interval
 
 
 def test_the_interval_of_many_values_is_the_normal_one() -> None:

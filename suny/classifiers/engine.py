@@ -8,12 +8,13 @@ batch size, not by the number of perturbations. Every image that passes is count
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class Engine:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.register_forward_pre_hook(self._count)
         self._cost = Cost()
-        self._randomised: dict[int, Engine] = {}
+        self._randomised: dict[tuple[int, int], Engine] = {}
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
@@ -216,12 +217,13 @@ class Engine:
             self._cost.backwards += len(images)
         return activation.detach().float(), gradient.float()
 
-    def input_gradient(self, images: Tensor, target: int) -> Tensor:
-        """The gradient of a class's logit by the pixels; a forward and a backward an image.
+    def input_gradient(self, images: Tensor, target: int, output: Literal["logit", "log_probability"] = "logit") -> Tensor:
+        """The gradient of a class's logit, or of log p_c, by the pixels; a forward and a backward an image.
 
         Args:
             images: normalised, (N, 3, H, W), of any number.
             target: the class c.
+            output: of what.
 
         Returns: float32 (N, 3, H, W).
         """
@@ -229,7 +231,9 @@ class Engine:
         def gradient(part: Tensor) -> Tensor:
             with self.differentiable() as network:
                 inputs = part.clone().requires_grad_()
-                (found,) = torch.autograd.grad(network(inputs)[:, target].float().sum(), inputs)
+                logits = network(inputs).float()
+                values = logits if output == "logit" else logits.log_softmax(1)
+                (found,) = torch.autograd.grad(values[:, target].sum(), inputs)
             return found.float()
 
         return self._batched(len(images), lambda part: images[part], gradient)
@@ -243,16 +247,33 @@ class Engine:
     def randomised(self, seed: int) -> Engine:
         """An engine whose network has the same architecture and random weights; its passes count as this one's.
 
-        Convolutions and linear layers get He's normal initialisation, so that signals keep their scale, normalisations
-        their neutral values. One engine a seed is made and kept.
+        One engine a seed is made and kept; :func:`randomise` says how.
         """
-        if seed not in self._randomised:
+        return self._random(seed, layers_with_weights(self.source))
+
+    def cascade(self, stages: int, seed: int) -> Iterator[tuple[str, Engine]]:
+        """Engines whose networks are randomised from the output down, cumulatively.
+
+        Args:
+            stages: how many, evenly spread over the layers with weights; in the last one all are random.
+            seed: of the weights; each layer draws its own.
+
+        Yields: the lowest layer that is random, and the engine; each is made once and kept.
+        """
+        layers = layers_with_weights(self.source)
+        for count in sorted({-(-len(layers) * stage // stages) for stage in range(1, stages + 1)}):
+            chosen = layers[len(layers) - count :]
+            yield chosen[0], self._random(seed, chosen)
+
+    def _random(self, seed: int, layers: Sequence[str]) -> Engine:
+        key = seed, len(layers)
+        if key not in self._randomised:
             with torch.inference_mode(False):
-                network = randomise(self.source, seed)
+                network = randomise(self.source, seed, layers)
             engine = Engine(network, self.target_layer, self.size, self.device, self.precision, self.batch_size)
             engine._cost = self._cost
-            self._randomised[seed] = engine
-        return self._randomised[seed]
+            self._randomised[key] = engine
+        return self._randomised[key]
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._running():
@@ -314,18 +335,28 @@ def _of_class(logits: Tensor, target: int, output: Output) -> Tensor:
     return (logits.softmax(1) if output == "probability" else logits)[:, target]
 
 
-def randomise(network: nn.Module, seed: int) -> nn.Module:
-    """A copy of a network with random weights (see :meth:`Engine.randomised`); the same seed, the same weights."""
+def layers_with_weights(network: nn.Module) -> list[str]:
+    """Names of the modules that have parameters of their own, in the order of their definition, input first."""
+    return [name for name, module in network.named_modules() if next(module.parameters(recurse=False), None) is not None]
+
+
+def randomise(network: nn.Module, seed: int, layers: Sequence[str]) -> nn.Module:
+    """A copy of a network in which some layers have random weights; each draws from a seed of its own.
+
+    Convolutions and linear layers get He's normal initialisation, so that signals keep their scale; normalisations and
+    others what they have when they are made.
+    """
     network = copy.deepcopy(network)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in network.modules():
+        for name in layers:
+            module: Any = network.get_submodule(name)
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big"))
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
+                module.reset_parameters()
     return network
 
 

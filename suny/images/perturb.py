@@ -11,8 +11,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as nnf
+from torchvision.transforms.functional import gaussian_blur
 
-Substrate = Literal["zero", "blur", "strong_blur", "mean"]
+Substrate = Literal["zero", "blur", "strong_blur", "mean", "gaussian", "wide_gaussian"]
+Ties = Literal["raster", "reverse"]
+
+# kernel side and sigma of libraries' truncated Gaussians, pixels
+_GAUSSIANS = {"gaussian": (11, 5.0), "wide_gaussian": (51, 50.0)}
 
 # Of the strong blur, in pixels: RISE's kernel leaves a class much of its probability, this one hardly any.
 STRONG_SIGMA = 20.0
@@ -24,7 +29,9 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
     Args:
         image: normalised, (3, H, W).
         kind: ``zero``: 0 of the normalised image, the data set's mean colour; ``blur``: RISE's blur (:func:`rise_kernel`);
-            ``strong_blur``: a Gaussian of sigma 20 pixels, the border repeated; ``mean``: the image's own mean colour.
+            ``strong_blur``: a Gaussian of sigma 20 pixels, the border repeated; ``mean``: the image's own mean colour;
+            truncated Gaussians as in libraries, the border reflected: ``gaussian`` 11 x 11 of sigma 5, ``wide_gaussian``
+            51 x 51 of sigma 50 (Group-CAM's code).
 
     Returns: (3, H, W).
     """
@@ -38,7 +45,15 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
         return torch.from_numpy(blurred).to(image)
     if kind == "mean":
         return image.mean((1, 2), keepdim=True).expand_as(image)
+    if kind in _GAUSSIANS:
+        return truncated_gaussian(image, *_GAUSSIANS[kind])
     raise ValueError(f"unknown substrate {kind!r}")
+
+
+def truncated_gaussian(image: Tensor, kernel: int, sigma: float) -> Tensor:
+    """A blurred image (3, H, W): a Gaussian cut off at the kernel's side, the border reflected (torchvision)."""
+    side = 2 * min(kernel // 2, image.shape[-1] - 1, image.shape[-2] - 1) + 1
+    return gaussian_blur(image, [side, side], [sigma, sigma])
 
 
 def rise_kernel(size: int = 11, sigma: float = 5.0) -> Tensor:
@@ -67,15 +82,17 @@ def blend(image: Tensor, background: Tensor, keep: Tensor) -> Tensor:
     return torch.lerp(start, end, weight, out=out)  # exact at 0 and 1
 
 
-def pixel_order(saliency: Tensor) -> Tensor:
-    """Pixel indices (raster order) by decreasing saliency; ties keep raster order (stable).
+def pixel_order(saliency: Tensor, ties: Ties = "raster") -> Tensor:
+    """Pixel indices by decreasing saliency.
 
     Args:
         saliency: (H, W).
+        ties: equal pixels in ``raster`` order (ours), or ``reverse`` (RISE's flip(argsort)).
 
     Returns: int64 (H * W,).
     """
-    return torch.argsort(saliency.flatten(), descending=True, stable=True)
+    flat = saliency.flatten()
+    return torch.argsort(flat, descending=True, stable=True) if ties == "raster" else torch.argsort(flat, stable=True).flip(0)
 
 
 def rank_of(order: Tensor) -> Tensor:

@@ -57,12 +57,26 @@ class View:
         Returns:
             The boxes clipped to the view, and how many the crop has lost.
         """
-        w, h = size
-        rw, rh = self._resized(w, h)
-        left, top = round((rw - self.crop) / 2.0), round((rh - self.crop) / 2.0)
-        seen = [b.scale(rw / w, rh / h).shift(-left, -top).clip(self.crop, self.crop) for b in boxes]
+        (sx, sy), (left, top) = self._placed(size)
+        seen = [b.scale(sx, sy).shift(-left, -top).clip(self.crop, self.crop) for b in boxes]
         kept = [b for b in seen if b.area > 0]
         return kept, len(boxes) - len(kept)
+
+    def point(self, x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
+        """A place of the upright image (of size (width, height)) in the view, pixels; outside [0, crop) the crop lost it."""
+        (sx, sy), (left, top) = self._placed(size)
+        return x * sx - left, y * sy - top
+
+    def upright(self, x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
+        """A place of the view in the upright image, pixels: the inverse of :meth:`point`."""
+        (sx, sy), (left, top) = self._placed(size)
+        return (x + left) / sx, (y + top) / sy
+
+    def _placed(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[int, int]]:
+        """Scale (x, y) of the resize, and left and top edge of the crop."""
+        w, h = size
+        rw, rh = self._resized(w, h)
+        return (rw / w, rh / h), (round((rw - self.crop) / 2.0), round((rh - self.crop) / 2.0))
 
     def _resized(self, w: int, h: int) -> tuple[int, int]:
         """torchvision's rule: the shorter side becomes ``resize``, the longer one is cut to an integer."""

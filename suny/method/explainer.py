@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -118,6 +118,8 @@ class SunyExplainer:
     target_error: Annotated[float, Field(gt=0)] | None = None
     draw: Draw = "feature_maps"
     combine: Combine = "mean"
+
+    two_sided: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _consistent(self) -> SunyExplainer:

@@ -1,0 +1,53 @@
+"""Scores the stored maps of a finished cell with other metrics: ``python -m experiments.score RUN [key=value ...]``.
+
+RUN is the folder of a cell that was computed with ``maps=true``. Nothing is explained again; the scores are a cell of their
+own beside RUN. Keys are those of run.py, as far as they concern the scores: metrics=, points=, dataset.root=, results_dir=,
+device=, batch_size=, curves=, pictures=.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import config
+from experiments.cli import EXIT_OK, composed, guarded
+from experiments.runner import run_cell
+from experiments.tables import cell_table
+from suny.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or any(a in ("-h", "--help") for a in arguments):
+        print(__doc__)
+        return EXIT_OK
+    folder, overrides = Path(arguments[0]).expanduser(), list(arguments[1:])
+    if not (folder / "card.yaml").is_file():
+        raise UserError(f"{arguments[0]} is not the folder of a cell: it has no card.yaml.")
+    if not (folder / "maps").is_dir():
+        raise UserError(f"{arguments[0]} has no maps: compute it with maps=true, then they can be scored.")
+    fixed = [o for o in overrides if o.startswith(("method", "model", "dataset=", "seed", "target"))]
+    if fixed:
+        raise UserError(f"{fixed[0]}: the maps are given; choose metrics=, points=, dataset.root=, results_dir= and the like.")
+    made = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["configuration"]
+    kept = {k: made[k] for k in ("dataset", "model", "seed", "target", "precision")}
+    asked = composed([f"results_dir={folder.parents[2]}", *[o for o in overrides if not o.startswith("dataset.")]])
+    for override in (o for o in overrides if o.startswith("dataset.")):
+        key, _, value = override.removeprefix("dataset.").partition("=")
+        kept["dataset"][key] = yaml.safe_load(value)
+    method = {"_target_": "baselines.precomputed.Precomputed", "name": made["method"]["name"], "maps": str(folder / "maps")}
+    cfg = OmegaConf.merge({k: v for k, v in asked.items() if k not in (*kept, "method")}, kept, {"method": method})
+    run = config.read(cast(DictConfig, cfg))
+    cell = run_cell(run)
+    print(cell_table(cell, run.metrics))
+    print(f"results: {cell.folder}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
