@@ -1,10 +1,15 @@
-"""Speed and sampling error, measured on this machine: ``python -m experiments.benchmark suny [key=value ...]``.
+"""Speed, memory and sampling error, measured on this machine: ``python -m experiments.benchmark WHAT [key=value ...]``.
+
+    suny       cost of SUNY beside the network's own throughput and pytorch-grad-cam; error of sampled values
+    metrics    deletion and insertion beside the network's own throughput
+    memory     growth of the process over 200 explained images, for methods that explain one in less than a second
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
 
     models=NAME,NAME   networks; all but efficientnet_lite0 with random weights, which is enough for time
     seconds=4          how long each throughput is measured
     certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
+                       (suny)
     out=FILE           the figures as CSV; empty: not written
     device=auto        auto, cpu, cuda
 """
@@ -38,10 +43,13 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from baselines.controls import Center
 from experiments import config
-from experiments.cli import EXIT_OK, composed, guarded
+from experiments.cli import EXIT_MISTAKE, EXIT_OK, composed, guarded
 from experiments.records import writing
 from experiments.runner import environment
+from metrics.base import Case
+from metrics.deletion_insertion import Deletion, Insertion
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError, nearest
@@ -54,7 +62,7 @@ _KEYS = {
     "models": "efficientnet_lite0,resnet50,vgg16",
     "seconds": "4",
     "certificate": "results/tables/sampling_error.png",
-    "out": "results/tables/benchmark_suny.csv",
+    "out": "results/tables/benchmark_{what}.csv",
     "device": "auto",
 }
 
@@ -62,7 +70,7 @@ _KEYS = {
 CHANNELS = 32
 
 # of one network's measurement, for the progress bar
-STEPS = 6
+STEPS = {"suny": 6, "metrics": 1, "memory": 200}
 
 
 @dataclass(frozen=True)
@@ -76,28 +84,30 @@ class Figure:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] != "suny":
+    if not arguments or arguments[0] not in STEPS:
         print(__doc__)
-        return EXIT_OK
+        return EXIT_OK if not arguments or arguments[0] in ("-h", "--help") else EXIT_MISTAKE
+    what = arguments[0]
     keys = _parsed(arguments[1:])
     device = pick_device(keys["device"])
     figures: list[Figure] = []
     names = keys["models"].split(",")
-    with tqdm(total=len(names) * STEPS, unit="step") as progress:
+    measure = {"suny": speed, "metrics": metric_speed, "memory": growth}[what]
+    with tqdm(total=len(names) * STEPS[what], unit="step") as progress:
         for name in names:
             weights = [] if name == "efficientnet_lite0" else ["model.weights=random"]
             classifier = config.read(composed([f"model={name}", *weights])).model.build()
-            figures += speed(classifier, device, float(keys["seconds"]), progress)
+            figures += measure(classifier, device, float(keys["seconds"]), progress)
     table = pd.DataFrame(figures)
     print(tabulate(table.itertuples(index=False), table.columns, tablefmt="github", floatfmt=".4g"))
     where = environment(device)
     machine = f"{where['machine']['device']}, {where['machine']['threads']} threads, torch {where['versions']['torch']}"
     print(f"\nmeasured on {machine}")
     if keys["out"]:
-        out = _file(keys["out"])
+        out = _file(keys["out"].format(what=what))
         table.assign(machine=machine).to_csv(out, index=False)
         print(f"figures: {out}")
-    if keys["certificate"]:
+    if keys["certificate"] and what == "suny":
         out = _file(keys["certificate"])
         print(f"\n{certificate(out, device)}\n\ndrawn: {out}")
     return EXIT_OK
@@ -206,6 +216,54 @@ def speed(classifier: Classifier, device: torch.device, seconds: float, progress
     return figures
 
 
+def metric_speed(classifier: Classifier, device: torch.device, seconds: float, progress: tqdm[Any]) -> list[Figure]:
+    """Deletion and insertion with 225 points, as a share of the network's own throughput."""
+    progress.set_description(classifier.name)
+    engine = Engine.of(classifier, device)
+    image, target = photograph(classifier, engine)
+    saliency = Center().explain(engine, image, target, [0]).saliency[0]
+    batch, plenty = image.expand(engine.batch_size, -1, -1, -1).contiguous(), 24 * engine.batch_size
+    spent = Cost()
+
+    def bare() -> None:
+        engine.score(plenty, lambda part: batch[: part.stop - part.start], 0)
+
+    def score() -> None:
+        nonlocal spent
+        already = engine.cost
+        case = Case(engine, image[0], int(target), saliency)
+        Deletion(points=225).measure(case)
+        Insertion(points=225).measure(case)
+        spent = engine.cost - already
+
+    before, scored, after = in_turn([bare, score, bare], device, seconds)
+    progress.update()
+    share = 100 * (before + after) / (2 * plenty) / (scored / spent.forwards)
+    return [
+        Figure(classifier.name, "deletion and insertion, 225 points: forwards", spent.forwards, "images"),
+        Figure(classifier.name, "deletion and insertion, 225 points: time", scored, "s"),
+        Figure(classifier.name, "of the network's own throughput", share, "%"),
+    ]
+
+
+def growth(classifier: Classifier, device: torch.device, seconds: float, progress: tqdm[Any]) -> list[Figure]:
+    """The process's peak memory after 50 and after 200 images, each explained by several methods."""
+    engine = Engine.of(classifier, device)
+    methods = ("gradcam", "gradcampp", "groupcam", "ablationcam", "cexcnn", "eigencam", "suny_filter")
+    explainers = [config.read(composed([f"method={name}"])).explainer for name in methods]
+    held = {}
+    for at in range(1, STEPS["memory"] + 1):
+        image, target = photograph(classifier, engine, at % 6)
+        for explainer in explainers:
+            explainer.explain(engine, image, target, [at])
+        progress.set_description(classifier.name)
+        progress.update()
+        if at in (50, STEPS["memory"]):
+            held[at] = peak_memory(device)
+    rows = [(f"peak after {at} images", bytes_ / 2**20) for at, bytes_ in held.items()]
+    return [Figure(classifier.name, f"{', '.join(methods)}: {what}", value, "MiB") for what, value in rows]
+
+
 def as_loaded(classifier: Classifier, device: torch.device) -> tuple[nn.Module, str]:
     """The network as a user gets it from its package, and the layer at which pytorch-grad-cam can hook it."""
     if classifier.name != "efficientnet_lite0":
@@ -263,11 +321,10 @@ def photograph(classifier: Classifier, engine: Engine, at: int = 0) -> tuple[Ten
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: of the card's tensors, or of the process."""
+    """Bytes: of the card's tensors, or of the process (on Linux)."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def certificate(out: Path, device: torch.device, k: int = 8, photographs: int = 6, seeds: int = 10) -> str:
