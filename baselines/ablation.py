@@ -2,11 +2,11 @@
 
 Ablation-CAM: filters weighted by the relative drop of the class's logit y,
 
-    w_f = (y - y without f) / y,      map = ReLU(sum_f w_f A_f)
+    w_f = (y - y without f) / |y|,      map = ReLU(sum_f w_f A_f)
 
 Desai and Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free Localization",
 WACV 2020, eq. 3-4. Our own: pytorch-grad-cam's recomputes the whole network for every filter and fails on layers that are
-called with keyword arguments.
+called with keyword arguments. The paper divides by y, which turns the map around where the logit is negative.
 
 CexCNN: filters weighted by their responsibility for the class, after Halpern and Pearl. With d_f = p_c(I) - p_c(without f)
 and a threshold t: 1 where d_f >= t; 0 where d_f <= 0; else 1 / (w + 1), with w the number of other positive filters below t,
@@ -42,7 +42,8 @@ class AblationCam:
         maps = []
         for image, target in zip(images, targets.tolist(), strict=True):
             activation, whole, without = ablated(engine, image, target, "logit")
-            maps.append(((whole - without) / whole) @ activation.flatten(1))
+            weights = (whole - without) / (whole.abs() if float(whole) else 1.0)
+            maps.append(weights @ activation.flatten(1))
         return _drawn(maps, activation, images)
 
 

@@ -4,7 +4,7 @@ With A_f the feature maps, g_f the gradient of the class's logit by them, sums o
 
     gradcam    map = ReLU(sum_f mean(g_f) A_f)                               Selvaraju et al., ICCV 2017
     gradcampp  map = ReLU(sum_f w_f A_f), w_f = sum(alpha_f ReLU(g_f)),      Chattopadhay et al., WACV 2018, eq. 10, 19
-               alpha_f = g_f^2 / (2 g_f^2 + sum(A_f) g_f^3)
+               alpha_f = g_f^2 / (2 g_f^2 + sum(A_f) g_f^3 + 1e-6)       the 1e-6 is pytorch-grad-cam's
     xgradcam   map = ReLU(sum_f w_f A_f), w_f = sum(g_f A_f / sum(A_f))      Fu et al., BMVC 2020, eq. 8
     hirescam   map = ReLU(sum_f g_f A_f)                                     Draelos, Carin, 2020
     layercam   map = ReLU(sum_f ReLU(g_f) A_f)                               Jiang et al., IEEE TIP 2021, eq. 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, upsample
 
 _SIDES = ("saliency", "necessity", "sufficiency")
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 @configured
@@ -53,11 +55,12 @@ class Precomputed:
 
     @property
     def two_sided(self) -> bool:
-        first = next(self.folder.rglob("*.npz"), None)
-        if first is None:
-            return False
-        with np.load(first) as arrays:
-            return "necessity" in arrays and "sufficiency" in arrays
+        for path in sorted(self.folder.rglob("*.npz")):
+            try:
+                return set(_SIDES) <= set(_read(path))
+            except _UNREADABLE:
+                continue
+        return False
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Maps are asked for by image id (:meth:`load`).
@@ -74,7 +77,7 @@ class Precomputed:
             raise MissingMap(f"{self.folder / image}.npy is not there")
         try:
             arrays = _read(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise MissingMap(f"{path}: {error}") from error
         if "saliency" not in arrays or any(a.ndim != 2 or a.size == 0 or a.dtype.kind not in "fiub" for a in arrays.values()):
             raise MissingMap(f"{path} is no 2-D array of numbers")

@@ -50,25 +50,33 @@ class Rise:
     def _map(self, engine: Engine, image: Tensor, target: int, generator: torch.Generator) -> Tensor:
         blank = torch.zeros_like(image)
         total = image.new_zeros(image.shape[-2:])
+        size = int(image.shape[-2]), int(image.shape[-1])
+        draws = draw_masks(self.masks, size, self.cells, self.p, generator)  # all at once: whatever the batch size
         for part in batches(self.masks, engine.batch_size):
-            count = part.stop - part.start
-            masks = random_masks(count, (image.shape[-2], image.shape[-1]), self.cells, self.p, generator).to(image)
+            masks = grown(draws[0][part], draws[1][part], size).to(image)
             masked = blend(image, blank, masks)
-            scores = engine.score(count, masked.__getitem__, target)
+            scores = engine.score(len(masks), masked.__getitem__, target)
             total += torch.einsum("n,nhw->hw", scores, masks)
         return total / (self.masks * self.p)
 
 
-def random_masks(count: int, size: tuple[int, int], cells: int, p: float, generator: torch.Generator) -> Tensor:
-    """RISE's masks, float32 (count, H, W) in [0, 1].
+def draw_masks(count: int, size: tuple[int, int], cells: int, p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What is random of RISE's masks: grids, bool (count, s, s), and shifts (y, x), int64 (count, 2).
 
     Args:
         size: (H, W).
         cells, p: see :class:`Rise`.
-        generator: of the grids and the shifts.
+        generator: of both.
     """
-    cell = [-(-side // cells) for side in size]
-    grids = (torch.rand(count, 1, cells, cells, generator=generator) < p).float()
-    large = nnf.interpolate(grids, size=[(cells + 1) * c for c in cell], mode="bilinear", align_corners=False)[:, 0]
-    shifts = torch.stack([torch.randint(c, (count,), generator=generator) for c in cell], 1).tolist()
-    return torch.stack([mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(large, shifts, strict=True)])
+    grids = torch.rand(count, cells, cells, generator=generator) < p
+    shifts = [torch.randint(-(-side // cells), (count,), generator=generator) for side in size]
+    return grids, torch.stack(shifts, 1)
+
+
+def grown(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
+    """The masks of grids: upsampled to s + 1 cells of ceil(side / s) pixels, cropped at the shifts; (n, H, W) in [0, 1]."""
+    cells = grids.shape[-1]
+    large = nnf.interpolate(
+        grids[:, None].float(), size=[(cells + 1) * -(-side // cells) for side in size], mode="bilinear", align_corners=False
+    )[:, 0]
+    return torch.stack([mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(large, shifts.tolist(), strict=True)])

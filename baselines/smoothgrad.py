@@ -52,7 +52,8 @@ class SmoothGrad:
         total: Tensor | float = 0.0
         for part in batches(self.samples, engine.batch_size):
             count = part.stop - part.start
-            noise = torch.randn(count, *image.shape, generator=generator).to(image)
+            # one by one: the same noise whatever the batch size
+            noise = torch.stack([torch.randn(image.shape, generator=generator) for _ in range(count)]).to(image)
             noisy = image + deviation * noise
             if self.of == "gradient":
                 total = total + engine.input_gradient(noisy, target).sum(0)

@@ -45,9 +45,9 @@ from tqdm import tqdm
 
 from baselines.controls import Center
 from experiments import config
+from experiments.card import environment
 from experiments.cli import EXIT_MISTAKE, EXIT_OK, composed, guarded
 from experiments.records import writing
-from experiments.runner import environment
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
 from suny.classifiers.classifier import Classifier
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     device = pick_device(keys["device"])
     figures: list[Figure] = []
     names = keys["models"].split(",")
+    config.register_torchvision([f"model={name}" for name in names])
     measure = {"suny": speed, "metrics": metric_speed, "memory": growth}[what]
     with tqdm(total=len(names) * STEPS[what], unit="step") as progress:
         for name in names:
@@ -247,7 +248,7 @@ def metric_speed(classifier: Classifier, device: torch.device, seconds: float, p
 
 
 def growth(classifier: Classifier, device: torch.device, seconds: float, progress: tqdm[Any]) -> list[Figure]:
-    """The process's peak memory after 50 and after 200 images, each explained by several methods."""
+    """What is held after 50 and after 200 images, each explained by several methods."""
     engine = Engine.of(classifier, device)
     methods = ("gradcam", "gradcampp", "groupcam", "ablationcam", "cexcnn", "eigencam", "suny_filter")
     explainers = [config.read(composed([f"method={name}"])).explainer for name in methods]
@@ -259,8 +260,8 @@ def growth(classifier: Classifier, device: torch.device, seconds: float, progres
         progress.set_description(classifier.name)
         progress.update()
         if at in (50, STEPS["memory"]):
-            held[at] = peak_memory(device)
-    rows = [(f"peak after {at} images", bytes_ / 2**20) for at, bytes_ in held.items()]
+            held[at] = held_memory(device)
+    rows = [(f"held after {at} images", bytes_ / 2**20) for at, bytes_ in held.items()]
     return [Figure(classifier.name, f"{', '.join(methods)}: {what}", value, "MiB") for what, value in rows]
 
 
@@ -325,6 +326,14 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def held_memory(device: torch.device) -> float:
+    """Bytes held now: of the card's tensors, or of the process (on Linux)."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * resource.getpagesize())
 
 
 def certificate(out: Path, device: torch.device, k: int = 8, photographs: int = 6, seeds: int = 10) -> str:

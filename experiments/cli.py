@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -46,6 +47,8 @@ def mistake(error: Exception) -> UserError | None:
         return explain_hydra(error, dotted_keys(composed([])))
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return UserError("the device has too little memory: give a smaller batch_size=N, or device=cpu.")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
         return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
     return None

@@ -120,6 +120,16 @@ class Cell:
             raise UserError(f"{self.card_path} is damaged: move the folder {self.folder} away.")
         return card
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary, None where there is none or it may be older than the records."""
+        path, records = self.summary_path, self.folder / "records.jsonl"
+        if not path.exists() or not records.exists() or path.stat().st_mtime_ns < records.stat().st_mtime_ns:
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         with writing(self.folder):

@@ -82,7 +82,7 @@ def sanity(cells: Sequence[Finished], picture: Path) -> str:
     for cell in cells:
         for entry in cell.summary["metrics"].values():
             stages = entry.get("stages")
-            if stages is None:
+            if not stages:
                 continue
             for stage, values in stages.items():
                 said = [f"{number(v['mean'])} [{number(v['ci95'][0])}, {number(v['ci95'][1])}]" for v in values.values()]

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +18,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.card import carry_card, make_card, tell
 from experiments.config import Run
 from experiments.picture import save_picture
 from experiments.records import Cell, Record, write_atomically, writing
 from metrics.base import Case, Frame, Metric, Need
 from metrics.statistics import Entry, mean_interval
-from suny.classifiers.classifier import Classifier, weights_digest
-from suny.classifiers.engine import Cost, Engine, default_batch_size, pick_device
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage, decode
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
-
-_PACKAGES = (
-    "suny-benchmark", "torch", "torchvision", "numpy", "scipy", "pillow", "grad-cam", "hydra-core", "omegaconf", "pandas"
-)  # fmt: skip
 
 # of records whose image was explained
 _READ = ("ok", "degenerate")
@@ -74,7 +66,7 @@ def run_cell(run: Run) -> Finished:
     notes += [label_note] if label_note else []
     metrics, skipped = _measurable(run, images)
     notes += [f"{name} is skipped: {why}" for name, why in skipped.items()]
-    card = _card(run, images, classifier, device, metrics, skipped)
+    card = make_card(run, images, classifier, device, metrics, skipped)
     folder = (
         Path(run.settings.results_dir).expanduser()
         / run.dataset.name
@@ -87,29 +79,26 @@ def run_cell(run: Run) -> Finished:
         left = [s for s in samples if s.image not in cell.records]
         if cell.repaired:
             tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
-        undrawn = [s for s in samples[: run.settings.pictures] if _undrawn(cell, s)]
+        wanted = {s.image: _Files.wanted(run, cell, s, at) for at, s in enumerate(samples)}
+        lacking = [s for s in samples if _read(cell.records.get(s.image)) and wanted[s.image].missing]
         old = cell.read_card()
         engine = None
-        if left or undrawn:
+        if left or lacking:
             # a calibrated batch size is found once, so that a continued cell repeats its numbers
             batch_size = old["batch_size"] if old else run.settings.batch_size
             engine = Engine.of(classifier, device, run.settings.precision, batch_size)
             card["batch_size"] = engine.batch_size
-        _carry_card(cell, old, card)
+        carry_card(cell, old, card)
         if engine is not None:
-            _compute(run, classifier, engine, metrics, samples, left, cell)
-            for sample in undrawn:
-                _draw(classifier, sample, _explained(run, classifier, engine, sample), _picture(cell, sample))
+            _compute(run, classifier, engine, metrics, left, wanted, cell)
+            for sample in lacking:
+                wanted[sample.image].write(classifier, sample, _explained(run, classifier, engine, sample))
         records = tuple(cell.records[s.image] for s in samples)
-        summary = summarise(run, card["hash"], metrics, records)
-        if left or not cell.summary_path.exists():
+        summary = cell.read_summary()
+        if left or summary is None:
+            summary = summarise(run, card["hash"], metrics, records)
             cell.write_summary(summary)
     return Finished(folder, run.dataset.name, run.model.name, run.explainer.name, summary, records)
-
-
-def tell(text: str) -> None:
-    """A line for the user beside the results, without tearing a progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def _compute(
@@ -117,22 +106,20 @@ def _compute(
     classifier: Classifier,
     engine: Engine,
     metrics: dict[str, Metric],
-    samples: Sequence[Sample],
     left: Sequence[Sample],
+    wanted: Mapping[str, _Files],
     cell: Cell,
 ) -> None:
-    pictured = {s.image for s in samples[: run.settings.pictures]}
+    count = len(wanted)
     title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}"
-    bar = tqdm(total=len(samples), initial=len(samples) - len(left), desc=title, unit="img", smoothing=0)
+    bar = tqdm(total=count, initial=count - len(left), desc=title, unit="img", smoothing=0)
     with bar:
         for sample in left:
             try:
-                picture = _picture(cell, sample) if sample.image in pictured else None
-                maps = cell.folder / "maps" / f"{sample.image}.npz" if run.settings.maps else None
-                cell.append(_record(run, classifier, engine, metrics, sample, picture, maps))
+                cell.append(_record(run, classifier, engine, metrics, sample, wanted[sample.image]))
             except KeyboardInterrupt:
                 bar.close()
-                tell(f"stopped: {len(cell.records)} of {len(samples)} images done; the same command continues.")
+                tell(f"stopped: {len(cell.records)} of {count} images done; the same command continues.")
                 raise
             bar.update()
 
@@ -143,14 +130,13 @@ def _record(
     engine: Engine,
     metrics: dict[str, Metric],
     sample: Sample,
-    picture: Path | None,
-    maps: Path | None,
+    wanted: _Files,
 ) -> Record:
-    """Explains and measures one image; draws it and stores its maps where a path is given."""
+    """Explains and measures one image, and writes the files that are wanted of it."""
     began, before = time.perf_counter(), engine.cost
     empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
     try:
-        if not sample.path.is_file():  # only where dataset.strict=false
+        if sample.problem and not sample.path.is_file():  # known before the run, and dataset.strict=false
             return empty | {"forwards": 0, "seconds": 0.0, "status": "missing", "label": sample.label}
         found = _explained(run, classifier, engine, sample)
     except UnreadableImage as error:
@@ -160,15 +146,13 @@ def _record(
     except MissingMap as error:
         tell(f"no map, counted as a failure: {error}")
         return empty | {"forwards": 0, "seconds": 0.0, "status": "no_map", "label": sample.label}
-    boxes, lost = classifier.view.boxes(_boxes(run, sample, found.decoded), found.decoded.image.size)
+    upright = _boxes(run, sample, found.decoded)
+    boxes, lost = classifier.view.boxes(upright, found.decoded.image.size)
     explanation = found.explanation
     degenerate = is_degenerate(explanation.saliency[0])
-    case = _case(run, classifier, engine, sample, found, boxes)
+    case = _case(run, classifier, engine, sample, found, upright, boxes)
     values = {name: metric.measure(case) for name, metric in metrics.items()}
-    if picture is not None:
-        _draw(classifier, sample, found, picture)
-    if maps is not None:
-        _store(maps, explanation)
+    wanted.write(classifier, sample, found, again=True)
     return {
         "image": sample.image,
         "target": found.target,
@@ -187,7 +171,7 @@ def _record(
         "explain_seconds": round(found.seconds, 3),
         "ties": tied_fraction(case.saliency),
         "nonfinite": float((~torch.isfinite(explanation.saliency[0])).float().mean()),
-        **({"curves": {k: {"p": p, "fraction": q} for k, (p, q) in case.curves.items()}} if run.settings.curves else {}),
+        **({"curves": {k: {"value": v, "fraction": q} for k, (v, q) in case.curves.items()}} if run.settings.curves else {}),
         "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
     }
 
@@ -221,10 +205,37 @@ def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample)
         explanation = run.explainer.load(sample.image, image)
     else:
         explanation = run.explainer.explain(engine, image[None], torch.tensor([target]), [seed])
+        _check_maps(run.explainer.name, explanation, image)
     return Explained(decoded, image, probabilities, target, explanation, engine.cost - before, time.perf_counter() - began)
 
 
-def _case(run: Run, classifier: Classifier, engine: Engine, sample: Sample, found: Explained, boxes: Sequence[Box]) -> Case:
+def _check_maps(method: str, explanation: Explanation, image: Tensor) -> None:
+    """Refuses maps that break the contract of explainers: metrics would give numbers that mean nothing."""
+    for side in ("saliency", "necessity", "sufficiency"):
+        maps = getattr(explanation, side)
+        if maps is None:
+            continue
+        if maps.dtype != torch.float32 or maps.shape != (1, *image.shape[-2:]):
+            wrong = f"of {maps.dtype}, shape {tuple(maps.shape)}"
+        elif bool((maps < 0).any()):
+            wrong = "with negative values"
+        else:
+            continue
+        raise UserError(
+            f"method '{method}' returned a {side} map {wrong}; an explainer returns float32 maps (B, H, W) of the image's "
+            "size, >= 0."
+        )
+
+
+def _case(
+    run: Run,
+    classifier: Classifier,
+    engine: Engine,
+    sample: Sample,
+    found: Explained,
+    upright: Sequence[Box],
+    boxes: Sequence[Box],
+) -> Case:
     """The explained image as the metrics take it."""
     view, size = classifier.view, found.decoded.image.size
     explanation = found.explanation
@@ -246,39 +257,53 @@ def _case(run: Run, classifier: Classifier, engine: Engine, sample: Sample, foun
         parts=[(name, x, y) for name, x, y in parts if 0 <= x < view.crop and 0 <= y < view.crop],
         necessity=clean(explanation.necessity),
         sufficiency=clean(explanation.sufficiency),
-        frame=Frame(_boxes(run, sample, found.decoded), lambda x, y: view.upright(x, y, size)),
+        frame=Frame(upright, lambda x, y: view.upright(x, y, size)),
         clean=float(found.probabilities[found.target]),
         seed=image_seed(run.settings.seed, sample.image),
         explain=None if isinstance(run.explainer, StoredMaps) else again,
     )
 
 
-def _store(path: Path, explanation: Explanation) -> None:
-    """The maps of an explanation, compressed: saliency, necessity, sufficiency (H, W), float32 as they were made."""
-    maps = {name: getattr(explanation, name) for name in ("saliency", "necessity", "sufficiency")}
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        np.savez_compressed(content, **{name: m[0].float().cpu().numpy() for name, m in maps.items() if m is not None})
-        write_atomically(path, content.getvalue())
+@dataclass(frozen=True)
+class _Files:
+    """What is written of an image beside its record: a picture, its maps; None where it is not asked for."""
+
+    picture: Path | None
+    maps: Path | None
+
+    @classmethod
+    def wanted(cls, run: Run, cell: Cell, sample: Sample, at: int) -> _Files:
+        return cls(
+            cell.folder / "pictures" / f"{sample.image}.png" if at < run.settings.pictures else None,
+            cell.folder / "maps" / f"{sample.image}.npz" if run.settings.maps else None,
+        )
+
+    @property
+    def missing(self) -> bool:
+        return any(path is not None and not path.exists() for path in (self.picture, self.maps))
+
+    def write(self, classifier: Classifier, sample: Sample, found: Explained, again: bool = False) -> None:
+        """Draws the picture; stores saliency, necessity, sufficiency (H, W), float32 as they were made, compressed.
+
+        Files that are there stay, unless they are to be written ``again``.
+        """
+        if self.picture is not None and (again or not self.picture.exists()):
+            p = float(found.probabilities[found.target])
+            caption = f"{sample.image}: {classifier.class_name(found.target)}, p = {p:.3f}"
+            with writing(self.picture.parent):
+                self.picture.parent.mkdir(parents=True, exist_ok=True)
+                save_picture(self.picture, classifier.view.visible(found.decoded.image), found.explanation, caption)
+        if self.maps is not None and (again or not self.maps.exists()):
+            maps = {name: getattr(found.explanation, name) for name in ("saliency", "necessity", "sufficiency")}
+            content = io.BytesIO()
+            np.savez_compressed(content, **{name: m[0].float().cpu().numpy() for name, m in maps.items() if m is not None})
+            with writing(self.maps.parent):
+                self.maps.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.maps, content.getvalue())
 
 
-def _picture(cell: Cell, sample: Sample) -> Path:
-    return cell.folder / "pictures" / f"{sample.image}.png"
-
-
-def _undrawn(cell: Cell, sample: Sample) -> bool:
-    """Whether an image is recorded, without the picture that is asked for now."""
-    record = cell.records.get(sample.image)
-    return record is not None and record["status"] in _READ and not _picture(cell, sample).exists()
-
-
-def _draw(classifier: Classifier, sample: Sample, found: Explained, picture: Path) -> None:
-    p = float(found.probabilities[found.target])
-    caption = f"{sample.image}: {classifier.class_name(found.target)}, p = {p:.3f}"
-    with writing(picture.parent):
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(picture, classifier.view.visible(found.decoded.image), found.explanation, caption)
+def _read(record: Record | None) -> bool:
+    return record is not None and record["status"] in _READ
 
 
 def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Box]:
@@ -304,6 +329,8 @@ def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tupl
         if run.settings.target == "label":
             raise UserError(f"target=label: {other}; use target=predicted, or a network with as many classes.")
         return tuple(replace(s, label=None) for s in samples), f"{other}: labels are not compared with predictions"
+    if run.settings.target == "label" and images.label_space != classifier.label_space and not same_count:
+        raise UserError(f"target=label: {other}, so labels are not its classes; use target=predicted, or its own network.")
     if run.settings.target == "label" and any(s.label is None for s in samples):
         raise UserError(f"target=label: dataset '{run.dataset.name}' has images without label; use target=predicted.")
     worst = max(samples, key=lambda s: -1 if s.label is None else s.label)
@@ -334,114 +361,11 @@ def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[st
     return {n: m for n, m in run.metrics.items() if n not in skipped}, skipped
 
 
-def _card(
-    run: Run,
-    images: ImageList,
-    classifier: Classifier,
-    device: torch.device,
-    metrics: dict[str, Metric],
-    skipped: dict[str, str],
-) -> dict[str, Any]:
-    """What the numbers depend on, hashed, and what else a reader needs to know."""
-    protocol = {
-        "explained_class": run.settings.target,
-        "target_layer": classifier.target_layer,
-        "preprocessing": {**asdict(classifier.view), "exif": "upright"},
-        "metrics": {
-            name: {
-                **asdict(metric),  # type: ignore[call-overload]
-                "version": metric.version,
-                "unit": metric.unit,
-                "reference": metric.reference,
-            }
-            for name, metric in metrics.items()
-        },
-        "skipped": skipped,
-    }
-    protocol = json.loads(json.dumps(protocol))  # tuples become lists, as they will be read again
-    settings = run.settings
-    numbers = {
-        "seed": settings.seed,
-        "device": device.type,
-        "precision": settings.precision,
-        "batch_size": settings.batch_size or default_batch_size(device),
-        "dataset": {k: v for k, v in run.resolved["dataset"].items() if k not in ("root", "strict")},
-        "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
-        "method": {k: v for k, v in run.resolved["method"].items() if k != "maps"},
-        **({"maps": run.explainer.digest([s.image for s in images.samples])} if isinstance(run.explainer, StoredMaps) else {}),
-        "protocol": protocol,
-        "images": images.digest,
-        "weights": weights_digest(classifier.network),
-    }
-    return {
-        "hash": hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest(),
-        "configuration": run.resolved,
-        "protocol": protocol,
-        "seed": settings.seed,
-        "batch_size": numbers["batch_size"],
-        "images": {"count": len(images.samples), "sha256": images.digest},
-        "weights": {"sha256": numbers["weights"]},
-        **environment(device),
-    }
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, code revision and machine that numbers were made with."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "versions": versions,
-        "git": _git(),
-        "machine": {"device": f"{device.type} ({where})", "threads": torch.get_num_threads()},
-    }
-
-
-def _git() -> dict[str, Any]:
-    """Revision of this project's checkout, and whether files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    changed = ask("status", "--porcelain", "--untracked-files=no")
-    return {"revision": ask("rev-parse", "HEAD"), "modified": None if changed is None else bool(changed)}
-
-
-def _carry_card(cell: Cell, old: dict[str, Any] | None, card: dict[str, Any]) -> None:
-    """Writes a new cell's card; for an old one checks that it is the same cell, and notes a changed environment."""
-    if old is None:
-        cell.write_card(card)
-        return
-    if old.get("hash") != card["hash"]:
-        raise UserError(f"{cell.folder}/card.yaml belongs to another configuration: move that folder away.")
-    made_with = {k: old.get(k) for k in ("versions", "git", "machine")}
-    now = {k: card[k] for k in made_with}
-    if now == made_with or now in old.get("continued_with", []):
-        return
-    if len(cell.records) == card["images"]["count"]:
-        tell("note: this finished cell was computed with other versions or another revision, as its card says")
-    else:
-        tell("note: this cell was begun with other versions or another revision; the card lists both")
-        cell.write_card({**old, "continued_with": [*old.get("continued_with", []), now]})
-
-
 def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequence[Record]) -> dict[str, Any]:
     """The summary of a cell: a pure function of its records, without times, so that it is the same bit for bit.
 
     Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures.
     """
-
-    def values(key: str) -> list[float]:
-        return [r[key] for r in records if r.get(key) is not None]
 
     def summary_of(metric: Metric, name: str) -> Entry:
         known = [r for r in records if r.get(name) is not None]
@@ -452,7 +376,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     def counted(status: str) -> int:
         return sum(r["status"] == status for r in records)
 
-    read = [r for r in records if r["status"] in _READ]
+    read = [r for r in records if _read(r)]
     failures = {
         "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
         "degenerate": counted("degenerate"),
@@ -464,6 +388,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     if any("boxes" in m.needs for m in metrics.values()):
         failures["no_box"] = sum(r["boxes"] == 0 for r in read)
         failures["boxes_lost"] = sum(r["boxes_lost"] for r in read)
+    costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
     return {
         "dataset": run.dataset.name,
         "model": run.model.name,
@@ -472,5 +397,5 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "n": len(records),
         "metrics": {name: summary_of(metric, name) for name, metric in metrics.items()},
         "failures": failures,
-        "cost": {key: mean_interval(values(key))["mean"] for key in ("forwards", "explain_forwards", "explain_backwards")},
+        "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},
     }

@@ -26,17 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    folder, overrides = Path(arguments[0]).expanduser(), list(arguments[1:])
+    folder, overrides = Path(arguments[0]).expanduser().resolve(), list(arguments[1:])
     if not (folder / "card.yaml").is_file():
         raise UserError(f"{arguments[0]} is not the folder of a cell: it has no card.yaml.")
     if not (folder / "maps").is_dir():
         raise UserError(f"{arguments[0]} has no maps: compute it with maps=true, then they can be scored.")
-    fixed = [o for o in overrides if o.startswith(("method", "model", "dataset=", "seed", "target"))]
+    fixed = [o for o in overrides if o.startswith(("method", "model", "dataset=", "seed", "target", "precision"))]
     if fixed:
         raise UserError(f"{fixed[0]}: the maps are given; choose metrics=, points=, dataset.root=, results_dir= and the like.")
     made = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["configuration"]
     kept = {k: made[k] for k in ("dataset", "model", "seed", "target", "precision")}
-    asked = composed([f"results_dir={folder.parents[2]}", *[o for o in overrides if not o.startswith("dataset.")]])
+    asked = composed([o for o in overrides if not o.startswith("dataset.")])
+    if not any(o.startswith("results_dir=") for o in overrides):
+        asked.results_dir = str(folder.parents[2])
     for override in (o for o in overrides if o.startswith("dataset.")):
         key, _, value = override.removeprefix("dataset.").partition("=")
         kept["dataset"][key] = yaml.safe_load(value)

@@ -46,7 +46,7 @@ def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str
                     f"{cell.method} ({cell.summary['hash'][:8]})" if twice else cell.method,
                     cell.summary["n"],
                     *(_entry(entries.get(n), cell.summary["n"]) for n in names),
-                    f"{cell.summary['cost']['explain_forwards'] or 0:.0f}",
+                    _passes(cell.summary["cost"]),
                     f"{_seconds(cell, 'explain_seconds'):.2f}",
                     _failures(cell.summary["failures"]),
                 ]
@@ -79,6 +79,12 @@ def _failures(failures: Mapping[str, int], zeros: bool = False) -> str:
 def _seconds(cell: Finished, key: str) -> float:
     values = [r[key] for r in cell.records if r.get(key) is not None]
     return float(np.mean(values)) if values else 0.0
+
+
+def _passes(cost: Mapping[str, float | None]) -> str:
+    """Forwards of an explanation; passes of the tail, which are cheaper, beside them."""
+    whole, tail = cost["explain_forwards"] or 0, cost.get("explain_tail_forwards") or 0
+    return f"{whole:.0f} + {tail:.0f} of the tail" if tail else f"{whole:.0f}"
 
 
 def _cost(cell: Finished) -> str:

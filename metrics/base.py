@@ -58,7 +58,7 @@ class Case:
         seed: of the image, for metrics that draw random numbers.
         explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
         notes: what metrics want in the record beside their value.
-        curves: whole curves by name: p_c and the fraction of pixels, a value each a point.
+        curves: whole curves by name: values and fractions of pixels, one each a point.
     """
 
     engine: Engine
@@ -98,6 +98,9 @@ class Case:
         if found is None:
             raise ValueError(f"this explanation has no {side} map")
         return found
+
+    def has(self, side: Side) -> bool:
+        return side == "saliency" or getattr(self, side) is not None
 
     def rank(self, side: Side = "saliency", ties: Ties = "raster") -> Tensor:
         """Rank of each pixel by decreasing value of a side's map, int64 (H, W)."""

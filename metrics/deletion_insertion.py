@@ -118,7 +118,7 @@ class Insertion:
 
 @configured
 class Overall:
-    """Insertion minus deletion, of the same curves."""
+    """Insertion minus deletion, of the curves with these settings; scored once where deletion and insertion have them too."""
 
     name: ClassVar[str] = "overall"
     label: ClassVar[str] = "overall"
@@ -133,7 +133,8 @@ class Overall:
     points: Points = 29
     deletion_fill: Substrate = "zero"
     insertion_fill: Substrate = "blur"
+    ties: Ties = "raster"
 
     def measure(self, case: Case) -> float:
-        inserted = auc(*curve(case, "insertion", self.insertion_fill, self.points))
-        return inserted - auc(*curve(case, "deletion", self.deletion_fill, self.points))
+        inserted = auc(*curve(case, "insertion", self.insertion_fill, self.points, self.ties))
+        return inserted - auc(*curve(case, "deletion", self.deletion_fill, self.points, self.ties))

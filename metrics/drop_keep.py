@@ -43,10 +43,6 @@ def _counts(case: Case, quantiles: list[float]) -> list[int]:
     return [round(q * case.pixels) for q in quantiles]
 
 
-def _grid(points: int) -> list[float]:
-    return [i / (points - 1) for i in range(points)]
-
-
 @configured
 class Necessity:
     """Area under N(q).
@@ -78,10 +74,14 @@ class Necessity:
         return frozenset() if self.side == "saliency" else frozenset({"sides"})
 
     def measure(self, case: Case) -> float | None:
-        if case.p <= 0:
+        if case.p <= 0 or not case.has(self.side):
             return None
-        grid = _grid(self.points)
-        return auc(necessity(case, grid, self.fill, self.side), grid)
+        values, grid = case.curves[self.name] = self._curve(case)
+        return auc(values, grid)
+
+    def _curve(self, case: Case) -> tuple[list[float], list[float]]:
+        grid = [i / (self.points - 1) for i in range(self.points)]
+        return necessity(case, grid, self.fill, self.side), grid
 
 
 @configured
@@ -93,11 +93,9 @@ class Sufficiency(Necessity):
 
     name: str = "sufficiency"
 
-    def measure(self, case: Case) -> float | None:
-        if case.p <= 0:
-            return None
-        grid = _grid(self.points)
-        return auc(sufficiency(case, grid, self.fill, self.side), grid)
+    def _curve(self, case: Case) -> tuple[list[float], list[float]]:
+        grid = [i / (self.points - 1) for i in range(self.points)]
+        return sufficiency(case, grid, self.fill, self.side), grid
 
 
 @configured
@@ -110,9 +108,9 @@ class HarmonicMean(Necessity):
     name: str = "necessity_sufficiency"
 
     def measure(self, case: Case) -> float | None:
-        if case.p <= 0:
+        if case.p <= 0 or not case.has(self.side):
             return None
-        grid = _grid(self.points)
+        grid = [i / (self.points - 1) for i in range(self.points)]
         n = max(0.0, auc(necessity(case, grid, self.fill, self.side), grid))
         s = auc(sufficiency(case, grid, self.fill, self.side), grid)
         return 2 * n * s / (n + s) if n + s > 0 else 0.0
@@ -134,7 +132,7 @@ class NecessityAt(Necessity):
         return f"necessity at {self.q:g} %"
 
     def measure(self, case: Case) -> float | None:
-        return necessity(case, [self.q / 100], self.fill, self.side)[0] if case.p > 0 else None
+        return necessity(case, [self.q / 100], self.fill, self.side)[0] if case.p > 0 and case.has(self.side) else None
 
 
 @configured
@@ -153,7 +151,7 @@ class SufficiencyAt(Sufficiency):
         return f"sufficiency at {self.q:g} %"
 
     def measure(self, case: Case) -> float | None:
-        return sufficiency(case, [self.q / 100], self.fill, self.side)[0] if case.p > 0 else None
+        return sufficiency(case, [self.q / 100], self.fill, self.side)[0] if case.p > 0 and case.has(self.side) else None
 
 
 @configured

@@ -44,7 +44,7 @@ class PointingGame:
     tolerance: Annotated[int, Field(ge=0)] = 15
 
     def measure(self, case: Case) -> float | None:
-        if not case.frame or not case.frame.boxes:
+        if not case.frame or not case.frame.boxes or not case.boxes:  # none, or all of them lost to the crop
             return None
         y, x = divmod(int(case.saliency.argmax()), case.saliency.shape[1])
         px, py = (int(np.floor(v)) for v in case.frame.upright(x + 0.5, y + 0.5))
@@ -222,7 +222,7 @@ class PartHits:
         return frozenset({"parts"}) if self.side == "saliency" else frozenset({"parts", "sides"})
 
     def measure(self, case: Case) -> float | None:
-        if not case.parts:
+        if not case.parts or not case.has(self.side):
             return None
         height, width = case.saliency.shape
         top = case.rank(self.side) < round(self.q / 100 * case.pixels)

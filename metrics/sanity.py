@@ -67,7 +67,8 @@ class Sanity:
         return {stage: list(pair) for stage, pair in found.items()}
 
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
-        """Mean over images and stages; ``stages``: for each its mean Spearman and SSIM with intervals."""
+        """Mean over images and stages; ``stages``: for each its mean Spearman and SSIM with intervals; ``undefined``: how many
+        maps had no ranks (constant ones), over images and stages."""
         names = list(values[0]) if values else []
         stages = {
             name: {
@@ -80,7 +81,8 @@ class Sanity:
         for value in values:
             known = [pair[0] for name, pair in value.items() if name not in CONTROLS and pair[0] is not None]
             means += [float(np.mean(known))] if known else []
-        return mean_interval(means) | {"stages": stages}
+        undefined = sum(pair[0] is None for v in values for pair in v.values())
+        return mean_interval(means) | {"stages": stages, "undefined": undefined}
 
 
 def similarity(one: Tensor, other: Tensor) -> tuple[float | None, float | None]:

@@ -74,13 +74,14 @@ def maximum_interval(right: NDArray[np.bool_], level: float = 0.95) -> Entry:
         right: (criteria, images, thresholds).
         level: of the interval.
 
-    Returns: as :func:`mean_interval`, and the ``threshold`` (its index) that is best for each criterion.
+    Returns: as :func:`mean_interval`, and for each criterion the ``threshold`` (its index) that is best, and the ``curve``,
+        the share at every tenth threshold.
     """
     n = right.shape[1]
     if n == 0:
         return _without_interval(None, 0)
     share = right.mean(1)  # (criteria, thresholds)
-    best = {"threshold": share.argmax(1).tolist()}
+    best = {"threshold": share.argmax(1).tolist(), "curve": share[:, ::10].round(6).tolist()}
     value = float(share.max(1).mean())
     if n < 2:
         return _without_interval(value, n) | best

@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suny.classifiers.classifier import output_shapes
+from suny.classifiers.classifier import output_shapes, refuse_points
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.errors import UserError, nearest
 from suny.method.explainer import Side, SunyExplainer, combine
+
+# prepared copies of the network, one an image size and device
+_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,12 @@ class Suny:
         key = (images.device, size)
         if key not in self._engines:
             network = _frozen_copy(self.model)
-            if self.target_layer not in output_shapes(network, size):
+            shapes = output_shapes(network, size)
+            if self.target_layer not in shapes:
                 raise UserError(f"target_layer={self.target_layer} does not return a feature map (B, C, h, w).")
+            refuse_points(shapes[self.target_layer], f"target_layer={self.target_layer}")
+            while len(self._engines) >= _KEPT:
+                del self._engines[next(iter(self._engines))]
             self._engines[key] = Engine(network, self.target_layer, size, images.device, self.precision, self.batch_size)
         return self._engines[key]
 

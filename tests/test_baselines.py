@@ -22,7 +22,7 @@ from baselines.gradient_cams import GradientCam
 from baselines.groupcam import GroupCam
 from baselines.integrated_gradients import IntegratedGradients
 from baselines.occlusion import Occlusion
-from baselines.rise import Rise, random_masks
+from baselines.rise import Rise, draw_masks, grown
 from baselines.scorecam import ScoreCam
 from baselines.smoothgrad import SmoothGrad
 from experiments.cli import composed
@@ -187,23 +187,41 @@ def test_rise_agrees_with_a_direct_estimate() -> None:
     weights, image = noise(3, 12, 12).abs() / 500, noise(3, 12, 12, seed=1).abs()
     rise = Rise(masks=10, cells=3, p=0.4)
     got = one_map(rise, Weighted(weights), image)
-    generator, total = torch.Generator().manual_seed(0), torch.zeros(12, 12)
-    for count in (4, 4, 2):  # batches, as the engine of the test has them
-        for mask in random_masks(count, (12, 12), 3, 0.4, generator):
-            total += float((weights * image * mask).sum()) * mask
+    total = torch.zeros(12, 12)
+    for mask in grown(*draw_masks(10, (12, 12), 3, 0.4, torch.Generator().manual_seed(0)), (12, 12)):
+        total += float((weights * image * mask).sum()) * mask
     torch.testing.assert_close(got, total / (10 * 0.4), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("explainer", [Rise(masks=10, cells=3), SmoothGrad(samples=10), SmoothGrad(of="gradient", samples=10)])
+def test_what_is_random_does_not_depend_on_the_batch_size(explainer: Explainer) -> None:
+    image, c = noise(1, 3, 16, 16), torch.tensor([1])
+    one, other = (explainer.explain(engine_for(SmallNet(), 16, "relu", batch_size=b), image, c, [7]).saliency for b in (3, 10))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_negative_logit_does_not_turn_the_map_around() -> None:
+    """Logits -1 and, without the one filter that counts, -2: it supports the class."""
+    network = Linear()
+    network.v = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[-2.0, 0.0], [0.0, 0.0]]])
+    image = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    # y = 1 - 2 = -1; without the first -2, without the second 1: weights 1 and -2 on maps that are alike
+    assert float(one_map(AblationCam(), network, image).max()) == 0
+    network.v = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, -2.0], [0.0, 0.0]]])
+    image[1] = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    assert one_map(AblationCam(), network, image).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
 def test_rise_masks() -> None:
-    masks = random_masks(2000, (14, 21), 7, 0.3, torch.Generator().manual_seed(0))
+    masks = grown(*draw_masks(2000, (14, 21), 7, 0.3, torch.Generator().manual_seed(0)), (14, 21))
     assert masks.shape == (2000, 14, 21)
     assert float(masks.min()) >= 0
     assert float(masks.max()) <= 1
     assert float(masks.mean()) == pytest.approx(0.3, abs=0.01)  # the standard error is about .002
     generator = torch.Generator().manual_seed(5)
-    grid = (torch.rand(1, 1, 2, 2, generator=generator) < 0.5).float()
+    grid = (torch.rand(1, 2, 2, generator=generator) < 0.5).float()[None]
     shifts = [int(torch.randint(3, (1,), generator=generator)) for _ in range(2)]
-    (mask,) = random_masks(1, (6, 6), 2, 0.5, torch.Generator().manual_seed(5))
+    (mask,) = grown(*draw_masks(1, (6, 6), 2, 0.5, torch.Generator().manual_seed(5)), (6, 6))
     large = nnf.interpolate(grid, size=(9, 9), mode="bilinear")[0, 0]
     assert torch.equal(mask, large[shifts[0] : shifts[0] + 6, shifts[1] : shifts[1] + 6])
 
@@ -229,12 +247,13 @@ def test_agreement_with_pytorch_grad_cam(name: str, arch: str, layer: str) -> No
     network = torchvision.models.get_model(arch, weights=None, num_classes=6).eval()
     image = noise(1, 3, 96, 96)
     engine = engine_for(network, 96, layer)
-    ours = method(name).explain(engine, image, torch.tensor([1]), [0]).saliency[0]
+    c = int(network(image).argmax())  # a positive logit: of a negative one the library turns Ablation-CAM around
+    ours = method(name).explain(engine, image, torch.tensor([c]), [0]).saliency[0]
     with LIBRARY[name](model=network, target_layers=[network.get_submodule(layer)]) as cam:
         raw: list[np.ndarray] = []
         kept = cam.get_cam_image
         cam.get_cam_image = lambda *a, **k: raw.append(kept(*a, **k)) or raw[-1]
-        cam(image, [ClassifierOutputTarget(1)])
+        cam(image, [ClassifierOutputTarget(c)])
     theirs = upsample(torch.from_numpy(raw[0]).float().clamp(min=0), (96, 96))[0]
     assert float(theirs.max()) > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=float(theirs.max()) * 2e-4)
@@ -267,7 +286,7 @@ def test_vanilla_smoothgrad_is_the_mean_of_captums_gradients() -> None:
     generator, total = torch.Generator().manual_seed(0), torch.zeros(1, 3, 16, 16)
     deviation = 0.2 * float(image.max() - image.min())
     for count in (4, 2):
-        noisy = image + deviation * torch.randn(count, 3, 16, 16, generator=generator)
+        noisy = image + deviation * torch.stack([torch.randn(3, 16, 16, generator=generator) for _ in range(count)])
         total += Saliency(network).attribute(noisy, target=1, abs=False).sum(0)
     torch.testing.assert_close(got, (total[0] / 6).abs().sum(0), rtol=1e-4, atol=1e-6)
 

@@ -78,7 +78,8 @@ def test_a_cell_as_other_tools_read_it(cli: Cli, mini: Path, tmp_path: Path) -> 
     assert cell.name == f"suny-{card['hash'][:8]}"
     assert card["configuration"]["method"]["k"] == 3
     assert card["protocol"]["metrics"]["deletion"] == {
-        "name": "deletion", "points": 5, "fill": "zero", "ties": "raster", "protocol": None, "version": 1, "unit": "mean softmax probability",
+        "name": "deletion", "points": 5, "fill": "zero", "ties": "raster", "protocol": None, "version": 1,
+        "unit": "mean softmax probability",
         "reference": "Petsiuk et al., RISE, BMVC 2018, section 4.2",
     }  # fmt: skip
     assert card["versions"]["torch"] == torch.__version__
@@ -96,7 +97,7 @@ def test_a_cell_as_other_tools_read_it(cli: Cli, mini: Path, tmp_path: Path) -> 
         assert 0 <= r["energy_proportion"] <= 1
         explained = 3 + 2 * 8 + 2 * (2**3 - 3 - 1)
         assert r["explain_forwards"] == explained
-        assert r["forwards"] == explained + 1 + 2 * 5
+        assert r["forwards"] == explained + 1 + 2 * 4
         assert r["seconds"] > 0
         assert {"E_N(F_N)", "E_S(F_S)", "E_S(empty)", "flags", "insertion_start"} <= set(r["diagnostics"])
 
@@ -329,6 +330,7 @@ MISTAKES = {
     "dataset.limit=0": "dataset.limit is 0",
     "model=resnet5": "model=resnet5 is unknown. Did you mean 'resnet50'?",
     "model.target_layer=_bocks": "model.target_layer=_bocks is no layer of efficientnet_lite0",
+    "model=resnet18 model.weights=random model.target_layer=avgpool": "avgpool returns maps of 1 x 1",
     "model.num_classes=7": "the published weights have 1000 classes",
     "model=resnet18 model.checkpoint=/nowhere.pth": "model.checkpoint=/nowhere.pth is not a file",
     "model=resnet18 model.weights=random model.num_classes=5": "has class index 967, but resnet18 has 5 outputs",
@@ -386,13 +388,14 @@ def test_a_sweep_of_one_cell_has_a_table(cli: Cli, tmp_path: Path) -> None:
     assert "| center" in ended.out
 
 
-def test_pictures_of_images_that_are_recorded_already(cli: Cli, tmp_path: Path) -> None:
+def test_pictures_and_maps_of_images_that_are_recorded_already(cli: Cli, tmp_path: Path) -> None:
     arguments = (*FAST, "dataset.limit=2", f"results_dir={tmp_path}")
     assert cli(*arguments).code == 0
     records = (the_cell(tmp_path) / "records.jsonl").read_bytes()
-    ended = cli(*arguments, "pictures=2")
+    ended = cli(*arguments, "pictures=2", "maps=true")
     assert ended.code == 0
     assert len(list((the_cell(tmp_path) / "pictures").iterdir())) == 2
+    assert len(list((the_cell(tmp_path) / "maps").iterdir())) == 2
     assert (the_cell(tmp_path) / "records.jsonl").read_bytes() == records
 
 

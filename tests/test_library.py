@@ -109,6 +109,15 @@ def test_a_wrong_layer() -> None:
         Suny(SmallNet(), "fc")(noise(1, 3, 16, 16), torch.tensor([0]))
 
 
+def test_a_layer_without_places_and_a_network_without_convolutions() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(UserError, match=r"target_layer=1 returns maps of 1 x 1: it has no places left to explain"):
+        Suny(network, "1")(noise(1, 3, 8, 8), torch.tensor([0]))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(UserError, match=r"target_layer=2 does not return a feature map"):
+        Suny(flat, "2")(noise(1, 3, 8, 8), torch.tensor([0]))
+
+
 def test_a_plain_sequential_network() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert Suny(network, "1", k=3)(noise(2, 3, 12, 12), torch.tensor([0, 1])).saliency.shape == (2, 12, 12)

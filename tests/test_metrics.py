@@ -274,6 +274,7 @@ def test_rises_order_of_ties() -> None:
 def pointing(point: tuple[int, int], *boxes: Box, tolerance: int = 15, scale: float = 1.0) -> float | None:
     c = case([[0.0] * 40] * 40, [[0.0] * 40] * 40)
     c.saliency[point[1], point[0]] = 1.0
+    c.boxes = [Box(0, 0, 40, 40)] if boxes else []  # what the crop has left of them
     c.frame = Frame(boxes, lambda x, y: (x / scale, y / scale))
     return PointingGame(tolerance=tolerance).measure(c)
 
@@ -352,6 +353,8 @@ def test_one_threshold_for_the_whole_data_set() -> None:
     assert entry["mean"] == pytest.approx(2 / 3)
     assert entry["threshold"] == [500]
     assert entry["n"] == 3
+    assert len(entry["curve"][0]) == 101
+    assert entry["curve"][0][40:72:10] == pytest.approx([1 / 3, 2 / 3, 1 / 3, 0])  # at .4, .5, .6, .7
     several = BoxAccuracy(ious=[0.5, 0.7]).summarise([v | {"0.7": []} for v in values], [0, 0, 0])
     assert several["mean"] == pytest.approx(1 / 3)
 

@@ -46,7 +46,7 @@ def test_stored_maps_are_scored_later_to_the_same_numbers(
     (cell,) = cells(results)
     assert sorted(p.name for p in (cell / "maps").rglob("*.npz")) == ["one.npz", "one.npz", "two.npz"]
     curve = read_records(cell)[0]["curves"]["deletion"]
-    assert len(curve["p"]) == len(curve["fraction"]) == 5
+    assert len(curve["value"]) == len(curve["fraction"]) == 5
     assert guarded(lambda: score.main([str(cell), "metrics=[deletion,insertion,sides,necessity]", "points=5"])) == 0
     assert "suny_filter" in capsys.readouterr().out
     (other,) = [c for c in cells(results) if c != cell]

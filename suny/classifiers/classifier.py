@@ -88,9 +88,16 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
             f"{nearest(layer, maps)}Valid: {', '.join(shown)}"
             f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
         )
+    refuse_points(maps[layer], f"model.target_layer={layer}")
     space: LabelSpace = "imagenet" if outputs == 1000 else "own"
     names = dict(imagenet_classes().values()) if space == "imagenet" else {}
     return Classifier(model.name, network, view, layer, outputs, names, space)
+
+
+def refuse_points(shape: tuple[int, ...], where: str) -> None:
+    """Raises UserError for maps of a single place: an explanation could not tell places apart."""
+    if max(shape[-2:]) == 1:
+        raise UserError(f"{where} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer.")
 
 
 def output_shapes(network: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:

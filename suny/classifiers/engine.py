@@ -297,7 +297,7 @@ class Engine:
                 while time.perf_counter() - start < seconds:
                     float(self._logits(images)[0, 0])  # waits for the device
                     passes += 1
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 break
             rate = passes * tried / (time.perf_counter() - start)
             if rate > fastest * _WORTH:
@@ -352,7 +352,9 @@ def randomise(network: nn.Module, seed: int, layers: Sequence[str]) -> nn.Module
             module: Any = network.get_submodule(name)
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big"))
             if isinstance(module, nn.Conv2d | nn.Linear):
+                padding = (module.weight == 0).all(0).all(0)  # places of a kernel that were only added to fold a padding in
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                module.weight[..., padding] = 0
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif hasattr(module, "reset_parameters"):

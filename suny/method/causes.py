@@ -223,8 +223,9 @@ class FilterCauses:
         return self._score(players, coalitions, keep=True)
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
-        of_channel = (values.to(self.activation)[:, None] * self.groups[players]).sum(0)
-        return combined(self.activation, of_channel, self.size)
+        activation = self.activation.float()  # in bf16 nearly all pixels of a sum would tie
+        of_channel = (values.to(activation)[:, None] * self.groups[players]).sum(0)
+        return combined(activation, of_channel, self.size)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
         column = torch.full((self.count + 1,), -1, device=players.device)  # of each cause among the players
