@@ -72,7 +72,7 @@ def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Expla
         explanations: by name of the method.
     """
     photo = np.asarray(visible, dtype=np.float64) / 255.0
-    columns = min(7, len(explanations) + 1)
+    columns = min(8, len(explanations) + 1)
     rows = -(-(len(explanations) + 1) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.9 * rows + 0.3), layout="constrained", squeeze=False)
     for axis in axes.flat:
@@ -89,9 +89,11 @@ def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Expla
 
 
 def _heat(explanation: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Colours (H, W, 3) of the first saliency map of a batch, and the map from 0 to 1."""
+    """Colours (H, W, 3) of the first saliency map of a batch, and the map from 0 to 1; the top half percent is all 1, or a
+    map of single pixels would look empty."""
     saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
-    strength = (saliency - saliency.min()) / (float(saliency.max() - saliency.min()) or 1.0)
+    low, high = saliency.min(), np.quantile(saliency, 0.995)
+    strength = np.clip((saliency - low) / (float(high - low) or 1.0), 0, 1)
     return plt.get_cmap("inferno")(strength)[..., :3], strength
 
 
