@@ -75,7 +75,7 @@ def make_card(
         "seed": settings.seed,
         "device": device.type,
         "precision": settings.precision,
-        "batch_size": settings.batch_size or default_batch_size(device),
+        "batch_size": settings.batch_size or default_batch_size(device, (classifier.view.crop, classifier.view.crop)),
         "dataset": {k: v for k, v in run.resolved["dataset"].items() if k not in ("root", "strict")},
         "model": {k: v for k, v in run.resolved["model"].items() if k != "checkpoint"},
         "method": {k: v for k, v in keys.items() if not (stored and k == "maps")},
