@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from suny.classifiers.classifier import output_shapes, refuse_points
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.errors import UserError, nearest
-from suny.method.explainer import Side, SunyExplainer, combine
+from suny.method.explainer import Side, SunyExplainer
 
 # prepared copies of the network, one an image size and device
 _KEPT = 2
@@ -139,7 +139,7 @@ class Suny:
 
         n, s = [one.n for one in sides], [one.s for one in sides]
         return SunyResult(
-            saliency=combine(necessity, sufficiency, self.explainer.combine),
+            saliency=torch.stack([one.saliency for one in sides]),
             necessity=necessity,
             sufficiency=sufficiency,
             n_values=rows(n, "value"),

@@ -140,3 +140,18 @@ def test_one_player() -> None:
 def test_the_order_of_a_table_is_the_order_of_its_coalitions() -> None:
     game, table = random_game(5)
     np.testing.assert_array_equal(game(all_coalitions(5)), table)
+
+
+def test_single_effects_are_exact_and_shapley_values_come_with_them() -> None:
+    """With b = inf the values are the single effects, whatever the orders; the same walks give the Shapley values."""
+    table = np.random.default_rng(3).normal(size=2**5)
+    index = 1 << np.arange(5)
+
+    def game() -> Game:
+        return Game(5, lambda rows: table[rows @ index])
+
+    found, plain = (sampled(game(), b, seed=1, orders=6) for b in (float("inf"), 1.0))
+    np.testing.assert_allclose(found.value, table[index] - table[0], atol=1e-12)
+    assert not found.error.any()
+    np.testing.assert_allclose(found.shapley, plain.value, atol=1e-12)
+    np.testing.assert_allclose(exact(game(), float("inf")).shapley, exact(game()).value, atol=1e-12)

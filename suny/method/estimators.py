@@ -63,6 +63,7 @@ class Estimate:
         single: single effects v({f}) - v(empty), float64 (k,).
         error: standard errors of the values, float64 (k,); 0 where they are exact.
         empty, full: v(empty) and v(F).
+        shapley: Shapley values from the same coalitions, float64 (k,): ``value`` where b is 1.
         interaction: pairwise interaction index (k, k), where the whole table is known.
         orders: how many orders were walked; 0 where all coalitions were enumerated.
     """
@@ -72,6 +73,7 @@ class Estimate:
     error: Floats
     empty: float
     full: float
+    shapley: Floats
     interaction: Floats | None
     orders: int
 
@@ -96,6 +98,7 @@ def exact(game: Game, b: float = 1.0) -> Estimate:
         error=np.zeros(game.k),
         empty=float(table[0]),
         full=float(table[-1]),
+        shapley=semivalues(table, 1.0),
         interaction=interactions(table),
         orders=0,
     )
@@ -115,27 +118,31 @@ def sampled(
 
     Args:
         game: asked for the coalitions along each order.
-        b: of the semivalue; other than 1, contributions are weighed by the position where they arise.
+        b: of the semivalue; other than 1, contributions are weighed by the position where they arise. The single effects of
+            b = inf are exact.
         seed: of the orders.
         orders: how many at most; in pairs where ``antithetic``.
         budget: stop before the game has evaluated more than so many coalitions (at least two samples are taken).
-        target_error: stop once the largest standard error is below.
+        target_error: stop once the largest standard error is below (of Shapley values, where b = inf).
         antithetic: pair each order with its reverse.
 
     Returns: values with the standard error of their mean over samples (an order, or a pair of orders).
     """
     k = game.k
     rng = np.random.default_rng(seed)
-    weight = k * size_weights(k, b)
+    weight = k * size_weights(k, b) if np.isfinite(b) else np.ones(k)
     ends = game(np.array([[False] * k, [True] * k]))
     single = game(np.eye(k, dtype=bool)) - ends[0]
     each = 2 if antithetic else 1
     samples: list[Floats] = []
+    plain: list[Floats] = []
     while len(samples) < max(2, orders // each):
         started = game.asked
         order = rng.permutation(k)
         walks = [order, order[::-1]] if antithetic else [order]
-        samples.append(np.mean([weight[_positions(w)] * _contributions(game, w) for w in walks], axis=0))
+        steps = [_contributions(game, w) for w in walks]
+        samples.append(np.mean([weight[_positions(w)] * c for w, c in zip(walks, steps, strict=True)], axis=0))
+        plain.append(np.mean(steps, axis=0))
         if len(samples) < 2:
             continue
         error = _standard_error(samples)
@@ -144,11 +151,12 @@ def sampled(
         if budget is not None and 2 * game.asked - started > budget:  # the next sample may cost as much as this one
             break
     return Estimate(
-        value=np.mean(samples, axis=0),
+        value=np.mean(samples, axis=0) if np.isfinite(b) else single,
         single=single,
-        error=_standard_error(samples),
+        error=_standard_error(samples) if np.isfinite(b) else np.zeros(k),
         empty=float(ends[0]),
         full=float(ends[1]),
+        shapley=np.mean(plain, axis=0),
         interaction=None,
         orders=each * len(samples),
     )

@@ -66,6 +66,7 @@ class Sides:
     """Both games of one image and their maps.
 
     Args:
+        saliency: the scalar map (H, W), >= 0.
         necessity_map, sufficiency_map: (H, W), >= 0, fractions of p_c(I) times the unit of what they are drawn with.
         n, s: the games; None where there is nothing to explain.
         dual: whether the two games are duals by construction.
@@ -73,6 +74,7 @@ class Sides:
         channels: N and S value of every channel, (2, C), where causes are filters.
     """
 
+    saliency: Tensor
     necessity_map: Tensor
     sufficiency_map: Tensor
     n: Side | None
@@ -103,7 +105,8 @@ class SunyExplainer:
         orders, budget, target_error: when sampling stops (:func:`suny.method.estimators.sampled`).
         draw: values drawn by the linear combination of ``feature_maps``, or painted on the players' ``masks``.
         combine: the scalar map from N and S: ``mean``, ``max``, ``product`` (its square root, to keep the unit),
-            ``harmonic`` mean, or one side alone.
+            ``harmonic`` mean, one side alone, or ``shapley``: the mean of what the two maps would be with b = 1, from the same
+            coalitions.
     """
 
     name: str = "suny"
@@ -119,7 +122,7 @@ class SunyExplainer:
     budget: Annotated[int, Field(ge=1)] | None = None
     target_error: Annotated[float, Field(gt=0)] | None = None
     draw: Draw = "feature_maps"
-    combine: Combine = "mean"
+    combine: Combine | Literal["shapley"] = "mean"
 
     two_sided: ClassVar[bool] = True
 
@@ -142,7 +145,7 @@ class SunyExplainer:
         ]
         necessity = torch.stack([one.necessity_map for one in found])
         sufficiency = torch.stack([one.sufficiency_map for one in found])
-        saliency = combine(necessity, sufficiency, self.combine)
+        saliency = torch.stack([one.saliency for one in found])
         channels = [one.channels for one in found if one.channels is not None]
         return Explanation(
             saliency,
@@ -162,15 +165,22 @@ class SunyExplainer:
         causes, pool = self._causes(engine, image, target)
         if clean <= 0 or len(pool) == 0:
             blank = torch.zeros(image.shape[-2:], device=image.device)
-            return Sides(blank, blank, None, None, flags=["p_c(I) is 0" if clean <= 0 else "every feature map is constant"])
+            why = "p_c(I) is 0" if clean <= 0 else "every feature map is constant"
+            return Sides(blank, blank, blank, None, None, flags=[why])
         players, games, dual = self._games(causes, pool, clean)
         sides = [Side(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
-        maps = [causes.project(x.players, torch.from_numpy(x.estimate.value)).clamp(min=0) for x in sides]
+
+        def drawn(what: str) -> tuple[Tensor, Tensor]:
+            n, s = (causes.project(x.players, torch.from_numpy(getattr(x.estimate, what))).clamp(min=0) for x in sides)
+            return n, s
+
+        maps = drawn("value")
+        saliency = combine(*drawn("shapley"), "mean") if self.combine == "shapley" else combine(*maps, self.combine)
         channels = None
         if isinstance(causes, FilterCauses):
             channels = torch.stack([causes.of_channels(x.players, torch.from_numpy(x.estimate.value)) for x in sides])
         said = flags(sides[0], sides[1], dual and self.b == 1)
-        return Sides(maps[0], maps[1], sides[0], sides[1], dual, said, channels)
+        return Sides(saliency, *maps, sides[0], sides[1], dual, said, channels)
 
     def games(self, engine: Engine, image: Tensor, target: int) -> tuple[Game, Game]:
         """The necessity and the sufficiency game of one image (3, H, W), to be asked for any coalition of the players."""
