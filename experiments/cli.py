@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
-from suny.errors import UserError
+from suny.errors import UserError, nearest
 
 # what a full disk answers without naming a file
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -56,6 +57,22 @@ def mistake(error: Exception) -> UserError | None:
 
 def complain(error: UserError) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def own_keys(arguments: Sequence[str], defaults: Mapping[str, str | None]) -> dict[str, Any]:
+    """A program's own ``key=value`` arguments.
+
+    Raises:
+        UserError: another key, or no ``key=value``.
+    """
+    keys: dict[str, Any] = dict(defaults)
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if not sign or key not in defaults:
+            valid = ", ".join(f"{k}=" for k in defaults)
+            raise UserError(f"cannot read the argument {argument}. {nearest(key, defaults)}Valid: {valid}.")
+        keys[key] = value
+    return keys
 
 
 def composed(overrides: list[str]) -> DictConfig:

@@ -17,6 +17,7 @@ from scipy import stats
 
 RESAMPLES = 9999
 _SEED = 0  # the interval of the same values is the same everywhere
+_ENUMERATED = 13  # differences; beyond, scipy too takes the normal approximation where there are ties
 _ROUNDING = 12  # decimals; a difference below is one of the order of summation
 
 Entry = dict[str, Any]  # mean, ci95 [low, high], n, and what else a metric has to say
@@ -124,7 +125,18 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Entry:
         return entry | {"p": 1.0, "effect": 0.0}
     ranks = stats.rankdata(np.abs(moved))
     effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
-    return entry | {"p": float(stats.wilcoxon(moved).pvalue), "effect": effect}
+    return entry | {"p": _signed_rank_p(moved, ranks), "effect": effect}
+
+
+def _signed_rank_p(moved: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
+    """The two-sided p of Wilcoxon's signed-rank test; of few differences with ties by all 2^n signs, as scipy has it, but
+    thousands of times faster."""
+    n = len(moved)
+    if n > _ENUMERATED or len(np.unique(ranks)) == n:
+        return float(stats.wilcoxon(moved).pvalue)
+    sums = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) @ ranks
+    observed = ranks[moved > 0].sum()
+    return float(min(1.0, 2 * min((sums >= observed).mean(), (sums <= observed).mean())))
 
 
 def holm(p: Sequence[float]) -> list[float]:
