@@ -49,6 +49,21 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Entry:
     return {"mean": float(data.mean()), "ci95": [float(interval.low), float(interval.high)], "n": n}
 
 
+def mean_band(curves: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np.float64], ...]:
+    """Mean curve and pointwise percentile bootstrap interval over images.
+
+    Args:
+        curves: (images, points).
+        level: of the interval.
+
+    Returns: mean, low and high, (points,); of one image all three are its curve.
+    """
+    n = len(curves)
+    counts = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=999)
+    low, high = np.quantile(counts @ curves / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return curves.mean(0), low, high
+
+
 def class_mean_interval(values: Sequence[float], classes: Sequence[Any], level: float = 0.95) -> Entry:
     """Mean over classes of the classes' means, with a percentile bootstrap interval over images.
 

@@ -1,0 +1,93 @@
+"""What a finished cell has to look at: its images as the network saw them, and its stored maps."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from experiments.config import make_target
+from experiments.results import Result
+from suny.errors import UserError
+from suny.images.dataset import Dataset, Sample
+from suny.images.decode import UnreadableImage, decode
+from suny.images.view import View
+
+Maps = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a cell.
+
+    Args:
+        samples: by id; empty where the data set can't be read any more.
+        class_names: by class index.
+        view: what the network saw of an image.
+        why: why there are none.
+    """
+
+    samples: Mapping[str, Sample]
+    class_names: Mapping[int, str]
+    view: View
+    why: str = ""
+
+    def class_name(self, index: int | None) -> str:
+        return "-" if index is None else self.class_names.get(index, f"class {index}")
+
+    def visible(self, image: str) -> Image.Image | None:
+        """The network's view; None where the image is not there or can't be decoded."""
+        sample = self.samples.get(image)
+        if sample is None or not sample.path.is_file():
+            return None
+        try:
+            return self.view.visible(decode(sample.path).image)
+        except UnreadableImage:
+            return None
+
+
+def images_of(result: Result, root: str | None = None) -> Images:
+    """The images that a cell's card names, found again where its data set lay, or below another root."""
+    configuration = dict(result.configuration["dataset"]) | {"strict": False} | ({"root": root} if root else {})
+    samples, names, why = _loaded(json.dumps(configuration, sort_keys=True), result.card["images"]["sha256"])
+    return Images(samples, names, view_of(result), why)
+
+
+def view_of(result: Result) -> View:
+    keys = result.card["protocol"]["preprocessing"]
+    return View(keys["resize"], keys["crop"], keys["interpolation"], tuple(keys["mean"]), tuple(keys["std"]))
+
+
+@functools.cache
+def _loaded(configuration: str, digest: str) -> tuple[dict[str, Sample], dict[int, str], str]:
+    """Samples and class names of a data set, and why there are none: other images than the cell's are not shown as its own."""
+    try:
+        found = make_target(json.loads(configuration), "dataset", Dataset).load()
+    except (UserError, OSError) as error:
+        return {}, {}, str(error)
+    if found.digest != digest:
+        return {}, found.class_names, "the data set has changed since the cell was computed"
+    return {s.image: s for s in found.samples}, found.class_names, ""
+
+
+def maps_folder(result: Result) -> Path:
+    """Where a cell's maps are, if it has any."""
+    return Path(result.configuration["method"]["maps"]).expanduser() if result.stored else result.folder / "maps"
+
+
+def maps_of(result: Result, image: str) -> Maps | None:
+    """``saliency`` and, of a two-sided method, ``necessity`` and ``sufficiency`` (H, W); None where they were not stored."""
+    path = maps_folder(result) / f"{image}.npz"
+    try:
+        with np.load(path) as stored:
+            found = {name: np.nan_to_num(stored[name], posinf=0.0, neginf=0.0) for name in stored.files}
+    except (OSError, ValueError):
+        return None
+    return found if "saliency" in found else None
