@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -55,24 +54,23 @@ def mistake(error: Exception) -> UserError | None:
     return None
 
 
-def complain(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-
-
-def own_keys(arguments: Sequence[str], defaults: Mapping[str, str | None]) -> dict[str, Any]:
-    """A program's own ``key=value`` arguments.
+def pairs(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """``key=value`` arguments over their defaults, for programs outside Hydra.
 
     Raises:
-        UserError: another key, or no ``key=value``.
+        UserError: a key that there is no default of, or no value.
     """
-    keys: dict[str, Any] = dict(defaults)
+    keys = dict(defaults)
     for argument in arguments:
         key, sign, value = argument.partition("=")
-        if not sign or key not in defaults:
-            valid = ", ".join(f"{k}=" for k in defaults)
-            raise UserError(f"cannot read the argument {argument}. {nearest(key, defaults)}Valid: {valid}.")
+        if key not in keys or not sign:
+            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
         keys[key] = value
     return keys
+
+
+def complain(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def composed(overrides: list[str]) -> DictConfig:

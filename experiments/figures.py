@@ -34,7 +34,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments import config
-from experiments.cli import EXIT_OK, guarded, own_keys
+from experiments.cli import EXIT_OK, guarded, pairs
 from experiments.picture import common_scale, draw_legend, heat, over
 from experiments.records import writing
 from experiments.results import Result, read_results
@@ -406,8 +406,8 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    defaults = {"results_dir": "results", "out": None, "images": "6", "strips": "0", "dataset.root": None}
-    keys = own_keys(arguments, defaults)
+    defaults = {"results_dir": "results", "out": "", "images": "6", "strips": "0", "dataset.root": ""}
+    keys = pairs(arguments, defaults)
     counts = {}
     for key in ("images", "strips"):
         if not keys[key].isdecimal():
@@ -418,7 +418,7 @@ def main(arguments: Sequence[str]) -> int:
     results = read_results(source)
     with styled():
         for name, draw in tqdm(
-            figures(results, keys["dataset.root"], counts["images"], counts["strips"]).items(), unit="figure"
+            figures(results, keys["dataset.root"] or None, counts["images"], counts["strips"]).items(), unit="figure"
         ):
             save(draw(), out / name)
             tqdm.write(str(out / f"{name}.pdf"))

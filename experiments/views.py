@@ -54,9 +54,12 @@ class Images:
 
 
 def images_of(result: Result, root: str | None = None) -> Images:
-    """The images that a cell's card names, found again where its data set lay, or below another root."""
-    configuration = dict(result.configuration["dataset"]) | {"strict": False} | ({"root": root} if root else {})
-    samples, names, why = _loaded(json.dumps(configuration, sort_keys=True), result.card["images"]["sha256"])
+    """The images that a cell's card names, found again below a root, or where its data set lay."""
+    configuration = dict(result.configuration["dataset"]) | {"strict": False}
+    for place in [*([root] if root else []), configuration["root"]]:
+        samples, names, why = _loaded(json.dumps(configuration | {"root": place}), result.card["images"]["sha256"])
+        if not why:
+            break
     return Images(samples, names, view_of(result), why)
 
 

@@ -3,6 +3,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 
+// maps are read back whenever the area changes
+const contextOf = (canvas) => canvas.getContext("2d", { willReadFrequently: true });
+
 function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
   if (text !== undefined && text !== null) element.textContent = text;
@@ -82,7 +85,7 @@ function picture(source) {
 function pixels(image, side) {
   const canvas = make("canvas");
   canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = contextOf(canvas);
   context.imageSmoothingEnabled = false; // a rank is no colour: nothing in between
   context.drawImage(image, 0, 0, side, side);
   return context.getImageData(0, 0, side, side).data;
@@ -92,7 +95,7 @@ function pixels(image, side) {
 function paint(canvas, photo, rank, mode, q, substrate) {
   const side = gallery.side;
   canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = contextOf(canvas);
   context.fillStyle = `rgb(${gallery.fill.join(",")})`;
   context.fillRect(0, 0, side, side);
   let blank = null;
@@ -172,7 +175,7 @@ async function fill(card) {
 function draw(card, tile) {
   if (mode() === "map" && tile.both) {
     tile.canvas.width = tile.canvas.height = gallery.side;
-    tile.canvas.getContext("2d").drawImage(tile.both, 0, 0, gallery.side, gallery.side);
+    contextOf(tile.canvas).drawImage(tile.both, 0, 0, gallery.side, gallery.side);
   } else paint(tile.canvas, tile.photo, tile.rank, mode(), Number(at("area").value), tile.substrate);
   tile.text.textContent = caption(card.entry, tile.index);
 }
@@ -245,11 +248,12 @@ function open(index) {
   options(at("failure"), [["", "all"], ...failures.map((f) => [f, f])]);
   const measures = Object.entries(gallery.measures).map(([name, m]) => [name, m.title]);
   options(at("measure"), [...measures, ...(gallery.compared ? [["maps", "the maps themselves"]] : [])]);
+  at("measure").value = measures.some(([name]) => name === gallery.first) ? gallery.first : at("measure").value;
   options(at("order"), [["image", "image"], ["spread", "most disagreement first"], ["p", "p, largest first"], ["-p", "p, smallest first"]]);
   cards = gallery.images.map((entry) => {
     const card = make("article", null, { class: "card" });
     const title = card.appendChild(make("h3", entry.title));
-    for (const failure of entry.failures) title.appendChild(make("span", failure, { class: "tag" }));
+    for (const failure of entry.failures) if (failure !== "none") title.appendChild(make("span", failure, { class: "tag" }));
     card.tiles = card.appendChild(make("div", null, { class: "tiles" }));
     card.entry = entry;
     entry.text = `${entry.id} ${entry.classes.join(" ")}`.toLowerCase();
@@ -294,7 +298,7 @@ function showLarge() {
   if (both) {
     panels.push(panel("necessity (blue), sufficiency (orange), both (white)", (c) => {
       c.width = c.height = gallery.side;
-      c.getContext("2d").drawImage(both, 0, 0, gallery.side, gallery.side);
+      contextOf(c).drawImage(both, 0, 0, gallery.side, gallery.side);
     }));
   }
   if (map) {
@@ -311,7 +315,7 @@ function showLarge() {
 }
 
 function curves(own, q) {
-  const space = "http://www.w3.org/2000/svg", width = 420, height = 160, left = 34, bottom = 22;
+  const space = "http://www.w3.org/2000/svg", width = 480, height = 160, left = 34, right = 66, bottom = 22;
   const draw = (tag, attributes, text) => {
     const element = document.createElementNS(space, tag);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -320,15 +324,15 @@ function curves(own, q) {
   };
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": "p while pixels are removed and kept" });
   const top = Math.max(...[own.removed, own.kept].filter(Boolean).flatMap((c) => c.p), 1e-6);
-  const x = (v) => left + v * (width - left - 8), y = (v) => 8 + (1 - v / top) * (height - bottom - 8);
-  svg.append(draw("path", { d: `M${left} 8V${height - bottom}H${width - 8}`, fill: "none", stroke: "#888" }));
+  const x = (v) => left + v * (width - left - right), y = (v) => 8 + (1 - v / top) * (height - bottom - 8);
+  svg.append(draw("path", { d: `M${left} 8V${height - bottom}H${width - right}`, fill: "none", stroke: "#888" }));
   svg.append(draw("text", { x: 2, y: 16, "font-size": 10 }, number(top, 2)), draw("text", { x: 2, y: height - bottom, "font-size": 10 }, "p 0"));
-  svg.append(draw("text", { x: width - 100, y: height - 6, "font-size": 10 }, "salient area to 100 %"));
+  svg.append(draw("text", { x: left, y: height - 6, "font-size": 10 }, "salient area, 0 to 100 %"));
   for (const [name, colour, dash] of [["removed", "#0072B2", "none"], ["kept", "#D55E00", "6 3"]]) {
     if (!own[name]) continue;
     const d = gallery.grids[own[name].g].map((g, i) => `${i ? "L" : "M"}${x(g).toFixed(1)} ${y(own[name].p[i]).toFixed(1)}`).join("");
     svg.append(draw("path", { d, fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash }));
-    svg.append(draw("text", { x: width - 70, y: name === "removed" ? 18 : 32, "font-size": 11, fill: colour }, name));
+    svg.append(draw("text", { x: width - right + 8, y: name === "removed" ? 18 : 32, "font-size": 11, fill: colour }, name));
   }
   svg.append(draw("path", { d: `M${x(q / 100)} 8V${height - bottom}`, stroke: "#000", "stroke-dasharray": "2 2" }));
   return svg;

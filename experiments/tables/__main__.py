@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import EXIT_DEFECT, EXIT_OK, guarded, own_keys
+from experiments.cli import EXIT_DEFECT, EXIT_OK, guarded, pairs
 from experiments.records import write_atomically, writing
 from experiments.results import read_results
 from experiments.tables.build import FILES, build
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    keys = own_keys([a for a in arguments if a != "--check"], {"results_dir": "results", "out": None})
+    keys = pairs([a for a in arguments if a != "--check"], {"results_dir": "results", "out": ""})
     source = Path(keys["results_dir"]).expanduser()
     out = Path(keys["out"]).expanduser() if keys["out"] else source / "tables"
     files = build(read_results(source), out)

@@ -58,7 +58,7 @@ SPECS = (
         ),
     ),
     Spec(
-        "causal", "Causal truth", ("auroc_n", "auroc_s", "pair_accuracy", "calibration"),
+        "causal", "Causal truth", ("auroc_n", "auroc_s", "pair_accuracy", "calibration_error", "auroc", "filter_agreement"),
         note="Images whose necessary and sufficient causes are known.",
     ),
     Spec(
