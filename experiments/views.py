@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from baselines.precomputed import Precomputed
 from experiments.config import make_target
 from experiments.results import Result
 from suny.errors import UserError
+from suny.explanation import MissingMap
 from suny.images.dataset import Dataset, Sample
 from suny.images.decode import UnreadableImage, decode
 from suny.images.view import View
@@ -86,11 +88,12 @@ def maps_folder(result: Result) -> Path:
 
 
 def maps_of(result: Result, image: str) -> Maps | None:
-    """``saliency`` and, of a two-sided method, ``necessity`` and ``sufficiency`` (H, W); None where they were not stored."""
-    path = maps_folder(result) / f"{image}.npz"
+    """``saliency`` and, of a two-sided method, ``necessity`` and ``sufficiency``, of the size of the network's view; None where
+    they were not stored."""
+    crop = view_of(result).crop
     try:
-        with np.load(path) as stored:
-            found = {name: np.nan_to_num(stored[name], posinf=0.0, neginf=0.0) for name in stored.files}
-    except (OSError, ValueError):
+        found = Precomputed(maps=str(maps_folder(result))).load(image, torch.empty(3, crop, crop))
+    except (MissingMap, UserError):
         return None
-    return found if "saliency" in found else None
+    maps = {"saliency": found.saliency, "necessity": found.necessity, "sufficiency": found.sufficiency}
+    return {name: torch.nan_to_num(m[0], posinf=0.0, neginf=0.0).numpy() for name, m in maps.items() if m is not None}

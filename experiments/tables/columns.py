@@ -176,7 +176,7 @@ def _block(
     families = {cell.row: cell.family for cell in used}
     hidden = [r for r in group if r not in used and r.settings]
     if hidden:
-        notes.append(f"Other settings, shown in the tables of ablations: {', '.join(r.row for r in hidden)}.")
+        notes.append(f"Other settings, shown in the tables of ablations: {', '.join(sorted(r.row for r in hidden))}.")
     rows.sort(key=lambda row: _order(row, families.get(row, BASELINE)))
     return Block(dataset, model, apart, _without(group[0].protocol, free), used, columns, rows, notes)
 
