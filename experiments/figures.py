@@ -130,8 +130,12 @@ def save(figure: Any, path: Path) -> None:
 
 def curves(block: Block) -> Any:
     """Mean curves of the methods with pointwise 95% bootstrap bands over images."""
-    known = {name: {c.row: v for c in block.cells if (v := _curves(c, name)) is not None} for name in _CURVES}
-    names = [name for name in _CURVES if known[name]]
+    known: dict[str, dict[str, tuple[list[float], NDArray[np.float64]]]] = {}
+    for column in block.columns:  # of several protocols of a metric the first, which most cells have
+        found = {row: v for row, cell in column.cells.items() if (v := _curves(cell, column.measure.name)) is not None}
+        if found:
+            known.setdefault(column.measure.name, found)
+    names = [name for name in _CURVES if name in known]
     looks = styles(block.rows)
     figure, axes = _axes(1, len(names), 2.6, 2.9)
     for axis, name in zip(axes.flat, names, strict=True):
@@ -361,11 +365,10 @@ def _coloured(maps: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _with_maps(block: Block) -> list[Result]:
     """One cell with stored maps a row, in the order of the rows."""
     found: dict[str, Result] = {}
-    for cell in sorted(block.cells, key=lambda c: block.rows.index(c.row)):
-        first = next(iter(cell.records))
-        if cell.row not in found and maps_of(cell, first) is not None:
+    for cell in block.group:
+        if cell.row in block.rows and cell.row not in found and maps_of(cell, next(iter(cell.records))) is not None:
             found[cell.row] = cell
-    return list(found.values())
+    return [found[row] for row in block.rows if row in found]
 
 
 def _curves(cell: Result, name: str) -> tuple[list[float], NDArray[np.float64]] | None:

@@ -238,7 +238,7 @@ def _number_cell(entry: Mapping[str, Any] | None, more: str = "", mark: str = ""
 def gallery(block: Block, limit: int, root: str | None) -> Json:
     """One block's images: numbers of all methods, and apart from them (``content``) what is large."""
     rows = [row for row in block.rows if any(row in c.cells for c in block.columns)]
-    cells = {row: [c.cells[row] for c in block.columns if row in c.cells] for row in rows}
+    cells = {row: [c for c in block.group if c.row == row] for row in rows}
     fullest = max(block.cells, key=lambda c: len(c.records))
     images = images_of(fullest, root)
     names = list(fullest.records)[:limit]

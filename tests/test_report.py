@@ -253,9 +253,9 @@ def test_filters(tab: Any) -> None:
     assert visible(tab) == 2
     tab.locator("#spread").fill("0")
     tab.select_option("#order", "spread")
-    first = tab.locator(".card").first.locator("h3").inner_text()
+    first = tab.locator(".card").first.locator("h3").text_content()
     tab.select_option("#order", "image")
-    assert tab.locator(".card").last.locator("h3").inner_text() == first
+    assert tab.locator(".card").last.locator("h3").text_content() == first
     assert "6 of 6" in tab.inner_text("#count")
 
 

@@ -89,7 +89,8 @@ class Block:
         dataset, model: their names.
         apart: the keys that tell it from another block of this data set and network, with their values.
         protocol: of its cells.
-        cells: all of them.
+        cells: those that the columns show.
+        group: all that have this protocol, those of other settings or with the same numbers too.
         columns: in the table's order.
         rows: in the table's order, those that are always shown included.
         notes: what is kept apart, and by which key.
@@ -100,6 +101,7 @@ class Block:
     apart: Mapping[str, Any]
     protocol: Mapping[str, Any]
     cells: Sequence[Result]
+    group: Sequence[Result]
     columns: Sequence[Column]
     rows: Sequence[str]
     notes: list[str] = field(default_factory=list)
@@ -178,18 +180,22 @@ def _block(
     if hidden:
         notes.append(f"Other settings, shown in the tables of ablations: {', '.join(sorted(r.row for r in hidden))}.")
     rows.sort(key=lambda row: _order(row, families.get(row, BASELINE)))
-    return Block(dataset, model, apart, _without(group[0].protocol, free), used, columns, rows, notes)
+    return Block(dataset, model, apart, _without(group[0].protocol, free), used, group, columns, rows, notes)
 
 
 def _by_row(cells: Sequence[Result], name: str) -> dict[str, Result]:
-    """One cell a row: of a method with its usual settings these alone, and of several the fullest."""
+    """One cell a row: of a method with its usual settings these alone; of several the fullest, then that with curves."""
+
+    def worth(cell: Result) -> tuple[int, bool]:
+        return cell.entry(name)["n"], bool(cell.configuration.get("curves"))
+
     found: dict[str, Result] = {}
     usual = {c.method for c in cells if not c.settings}
     for cell in cells:
         if cell.settings and cell.method in usual:
             continue
         other = found.get(cell.row)
-        if other is None or cell.entry(name)["n"] > other.entry(name)["n"]:
+        if other is None or worth(cell) > worth(other):
             found[cell.row] = cell
     return found
 
