@@ -17,7 +17,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ from experiments.picture import common_scale, over
 from experiments.records import Record, write_atomically, writing
 from experiments.results import CONTROL, READ, Result, read_results
 from experiments.tables import comparisons, published
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import Sweep, sweeps
 from experiments.tables.columns import Block, blocks
-from experiments.tables.render import LEGEND
+from experiments.tables.render import LEGEND, cell_text, count_text, failures_text
 from experiments.tables.specs import SPECS
-from experiments.tables.text import HOLE, bounds, failures_said, interval, number
+from experiments.tables.text import HOLE, bounds, interval, number
 from experiments.views import Images, images_of, maps_of, view_of
 from suny.bivariate import bivariate
 from suny.errors import UserError
@@ -116,85 +116,73 @@ def _script(name: str, content: Json) -> str:
 
 def tables(results: Sequence[Result]) -> list[Json]:
     """Groups of tables: those of the paper and the others, ablations, statistics, the published numbers."""
-    groups = []
-    for spec in SPECS:
-        found = blocks(results, spec.measures)
-        if found:
-            groups.append(_group(spec.title, [spec.note, LEGEND.replace("*", "")], [_block_table(b) for b in found]))
-    swept = sweeps(results)
-    if swept:
-        groups.append(
-            _group(
-                "Ablations",
-                ["Mean [95% interval]; †: differs significantly from the usual setting."],
-                [
-                    _table(
-                        f"{s.ablation.title}: {s.title}",
-                        [s.ablation.title, *(c.title for c in s.curves.values())],
-                        [
-                            [
-                                _cell(label + " (usual)" * (label == s.usual)),
-                                *(
-                                    _number_cell(c.entry(label), " †" * (label in s.significant(name)))
-                                    for name, c in s.curves.items()
-                                ),
-                            ]
-                            for label in s.labels
-                        ],
-                        s.notes,
-                    )
-                    for s in swept
-                ],
-            )
-        )
-    compared = comparisons.compared_columns(results)
-    if compared:
-        head = ["method", "difference", "95% interval", "n", "p", "p (Holm)", "effect"]
-        groups.append(
-            _group(
-                "Statistics: differences to the best baseline, image by image",
-                ["p: Wilcoxon's signed ranks, two-sided; effect: rank-biserial correlation."],
-                [
-                    _table(
-                        f"{c.block.title}, {c.column.title}: difference to {c.reference}",
-                        head,
-                        [
-                            [_cell(row), _cell(f"{e['mean']:+.3f}", e["mean"]), _cell(bounds(e)),
-                             *(_cell(number(e[k], d), e[k]) for k, d in (("n", 0), ("p", 4), ("p_holm", 4), ("effect", 2)))]
-                            for row, e in c.differences.items()
-                        ],
-                    )
-                    for c in compared
-                ],
-            )
-        )  # fmt: skip
-    lines = [x for x in published.joined(results) if x.ours]
-    if lines:
-        head = ["data", "network", "method", "metric", "published", "ours", "n", "difference", "in our interval"]
-        rows = [
-            [*(_cell(v) for v in (x.dataset, x.model, x.method, x.metric)), _cell(number(x.value, 4), x.value),
-             _cell(interval(x.ours, 4), x.ours["mean"]), _cell(str(x.ours["n"]), x.ours["n"]),
-             _cell(number(x.difference, 4), x.difference), _cell("yes" if x.within else "no")]
-            for x in lines if x.ours
-        ]  # fmt: skip
-        groups.append(_group("Beside the published numbers", [], [_table("where they compare", head, rows)]))
-    return groups
+    legend = LEGEND.replace("*", "")
+    of_specs = [_group(s.title, [s.note, legend], [_block_table(b) for b in blocks(results, s.measures)]) for s in SPECS]
+    others = [
+        _group(
+            "Ablations",
+            ["Mean [95% interval]; †: differs significantly from the usual setting."],
+            [_sweep_table(s) for s in sweeps(results)],
+        ),
+        _group(
+            "Statistics: differences to the best baseline, image by image",
+            ["p: Wilcoxon's signed ranks, two-sided; effect: rank-biserial correlation."],
+            [_difference_table(c) for c in comparisons.compared_columns(results)],
+        ),
+        _group("Beside the published numbers", [], _published_tables(results)),
+    ]
+    return [group for group in (*of_specs, *others) if group["tables"]]
 
 
 def _block_table(block: Block) -> Json:
     rows = []
     for row in block.rows:
-        cells = [_cell(row)]
-        for column in block.columns:
-            entry = column.entry(row)
-            mark = column.marks.get(row, "")
-            cells.append(_number_cell(entry, " ★" * bool(mark and row == column.ranked[0]), mark, column.measure.digits))
-        having = [c.cells[row] for c in block.columns if row in c.cells]
-        fullest = max(having, key=lambda c: len(c.records))
-        count = f"{len(fullest.records)}" + ("" if fullest.complete else f" of {fullest.card['images']['count']}")
-        rows.append([cells[0], _cell(count, len(fullest.records)), *cells[1:], _cell(failures_said(fullest.failures))])
-    head = ["method", "n", *(c.title for c in block.columns), "failures"]
-    return _table(block.title, head, rows, block.notes)
+        numbers = [
+            {"t": cell_text(c, row, block), "v": (c.entry(row) or {}).get("mean"), "k": c.marks.get(row, "")}
+            for c in block.columns
+        ]
+        rows.append([_cell(row), _cell(count_text(block, row)), *numbers, _cell(failures_text(block, row))])
+    return _table(block.title, ["method", "n", *(c.title for c in block.columns), "failures"], rows, block.notes)
+
+
+def _sweep_table(sweep: Sweep) -> Json:
+    marked = {name: sweep.significant(name) for name in sweep.curves}
+    rows = []
+    for label in sweep.labels:
+        cells = [_cell(label + " (usual)" * (label == sweep.usual))]
+        for name, column in sweep.curves.items():
+            entry = column.entry(label)
+            text = HOLE if entry is None else interval(entry) + " †" * (label in marked[name])
+            cells.append({"t": text, "v": entry["mean"] if entry else None})
+        rows.append(cells)
+    head = [sweep.ablation.title, *(c.title for c in sweep.curves.values())]
+    return _table(f"{sweep.ablation.title}: {sweep.title}", head, rows, sweep.notes)
+
+
+def _difference_table(c: comparisons.Compared) -> Json:
+    rows = [
+        [
+            _cell(row), _cell(f"{e['mean']:+.3f}", e["mean"]), _cell(bounds(e)), _cell(str(e["n"]), e["n"]),
+            *(_cell(number(e[key], 4), e[key]) for key in ("p", "p_holm")), _cell(f"{e['effect']:+.2f}", e["effect"]),
+        ]
+        for row, e in c.differences.items()
+    ]  # fmt: skip
+    title = f"{c.block.title}, {c.column.title}: difference to {c.reference}"
+    return _table(title, ["method", "difference", "95% interval", "n", "p", "p (Holm)", "effect"], rows)
+
+
+def _published_tables(results: Sequence[Result]) -> list[Json]:
+    rows = [
+        [
+            *(_cell(v) for v in (x.dataset, x.model, x.method, x.metric)), _cell(number(x.value, 4), x.value),
+            _cell(interval(x.ours, 4), x.ours["mean"]), _cell(str(x.ours["n"]), x.ours["n"]),
+            _cell(number(x.difference, 4), x.difference), _cell("yes" if x.within else "no"),
+        ]
+        for x in published.joined(results)
+        if x.ours
+    ]  # fmt: skip
+    head = ["data", "network", "method", "metric", "published", "ours", "n", "difference", "in our interval"]
+    return [_table("where they compare", head, rows)] if rows else []
 
 
 def _cells(results: Sequence[Result]) -> Json:
@@ -224,12 +212,6 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Json]], text
 
 def _cell(text: str, value: float | None = None) -> Json:
     return {"t": text} if value is None else {"t": text, "v": value}
-
-
-def _number_cell(entry: Mapping[str, Any] | None, more: str = "", mark: str = "", digits: int = 3) -> Json:
-    if entry is None or entry["mean"] is None:
-        return {"t": HOLE, "v": None}
-    return {"t": interval(entry, digits) + more, "v": entry["mean"], **({"k": mark} if mark else {})}
 
 
 # images

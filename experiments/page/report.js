@@ -163,7 +163,7 @@ async function fill(card) {
     const canvas = tile.appendChild(make("canvas"));
     tile.appendChild(make("span", method));
     const text = tile.appendChild(make("span"));
-    tile.addEventListener("click", () => enlarge(entry, index));
+    tile.addEventListener("click", () => enlarge(entry, index).then(() => at("large").showModal()));
     const own = entry.content.maps[index];
     const [map, both] = await Promise.all([picture(own?.rank), picture(own?.both)]);
     if (!card.filled) return;
@@ -277,12 +277,13 @@ async function enlarge(entry, method) {
   at("large-area").value = at("area").value;
   const own = content.maps[method];
   const [photo, map, both] = await Promise.all([picture(content.photo), picture(own?.rank), picture(own?.both)]);
+  if (opened.entry !== entry || opened.method !== method) return; // overtaken by the next one
   Object.assign(opened, { content, photo, map: map && pixels(map, gallery.side), both });
   showLarge();
-  if (!at("large").open) at("large").showModal();
 }
 
 function showLarge() {
+  if (!opened?.content) return; // still on its way
   const { entry, method, content, photo, map, both } = opened;
   const q = Number(at("large-area").value), own = content.maps[method];
   at("large-area-value").textContent = `${q} %`;

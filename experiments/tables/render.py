@@ -40,7 +40,12 @@ def markdown(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
     for block in blocks:
         parts += [f"## {block.title}", _about(block)]
         rows = [
-            [row, _count(block, row), *(_cell(column, row, block) for column in block.columns), _failed(block, row)]
+            [
+                row,
+                count_text(block, row),
+                *(cell_text(c, row, block, marked=True) for c in block.columns),
+                failures_text(block, row),
+            ]
             for row in block.rows
         ]
         parts.append(table(["method", "n", *(c.title for c in block.columns), "failures"], rows))
@@ -172,7 +177,8 @@ def _about(block: Block) -> str:
     )
 
 
-def _count(block: Block, row: str) -> str:
+def count_text(block: Block, row: str) -> str:
+    """Images of a method, ``of`` all where they are not all done."""
     cells = [c.cells[row] for c in block.columns if row in c.cells]
     if not cells:
         return HOLE
@@ -180,18 +186,21 @@ def _count(block: Block, row: str) -> str:
     return str(len(fullest.records)) + ("" if fullest.complete else f" of {fullest.card['images']['count']}")
 
 
-def _cell(column: Column, row: str, block: Block) -> str:
+def cell_text(column: Column, row: str, block: Block, marked: bool = False) -> str:
+    """``mean [low, high]``, n where it is not the line's, the star of the best mean, and the signs of marks where asked for."""
     entry = column.entry(row)
     if entry is None or entry["mean"] is None:
         return HOLE
     digits = column.measure.digits
-    mark = _MARKS.get(column.marks.get(row, ""), "")
+    mark = column.marks.get(row, "")
+    sign = _MARKS.get(mark, "") if marked else ""
     star = " ★" if mark and row == column.ranked[0] else ""
-    own = "" if str(entry["n"]) == _count(block, row).split(" ")[0] else f" (n={entry['n']})"
-    return f"{mark}{number(entry['mean'], digits)}{mark} {bounds(entry, digits)}{own}{star}"
+    own = "" if str(entry["n"]) == count_text(block, row).split(" ")[0] else f" (n={entry['n']})"
+    return f"{sign}{number(entry['mean'], digits)}{sign} {bounds(entry, digits)}{own}{star}"
 
 
-def _failed(block: Block, row: str) -> str:
+def failures_text(block: Block, row: str) -> str:
+    """A method's failures in words."""
     found = [failures_said(c.cells[row].failures) for c in block.columns if row in c.cells]
     return found[0] if found else HOLE
 
