@@ -32,7 +32,7 @@ _PACKAGES = (
 
 
 # of a metric's protocol, what does not change a number
-_TEXTS = ("unit", "reference")
+TEXTS = ("unit", "reference")
 
 
 def tell(text: str) -> None:
@@ -66,7 +66,7 @@ def make_card(
     }
     protocol = json.loads(json.dumps(protocol))  # tuples become lists, as they will be read again
     decisive = protocol | {
-        "metrics": {name: {k: v for k, v in m.items() if k not in _TEXTS} for name, m in protocol["metrics"].items()}
+        "metrics": {name: {k: v for k, v in m.items() if k not in TEXTS} for name, m in protocol["metrics"].items()}
     }
     stored = isinstance(run.explainer, StoredMaps)
     keys = run.resolved["method"] | asdict(run.explainer)  # type: ignore[call-overload]

@@ -38,15 +38,13 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     panels: list[tuple[str, NDArray[np.float64]]] = [("input", photo)]
     two_sided = explanation.necessity is not None and explanation.sufficiency is not None
     if explanation.necessity is not None and explanation.sufficiency is not None:
-        n, s = (np.nan_to_num(m[0].double().cpu().numpy()) for m in (explanation.necessity, explanation.sufficiency))
-        top = max(float(n.max()), float(s.max())) or 1.0
-        n, s = n / top, s / top
+        n, s = common_scale(*(m[0].double().cpu().numpy() for m in (explanation.necessity, explanation.sufficiency)))
         colour, strength = bivariate(n, s), np.maximum(n, s)
         panels += [("necessity", bivariate(n, 0)), ("sufficiency", bivariate(0, s)), ("both", colour)]
     else:
-        colour, strength = _heat(explanation)
+        colour, strength = heat(explanation.saliency[0].double().cpu().numpy())
         panels += [("saliency", colour)]
-    panels += [("overlay", _over(photo, colour, strength))]
+    panels += [("overlay", over(photo, colour, strength))]
 
     widths = [1.0] * len(panels) + ([0.4] if two_sided else [])
     figure, axes = plt.subplots(1, len(widths), figsize=(2.5 * sum(widths), 3.2), width_ratios=widths, layout="constrained")
@@ -55,7 +53,7 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     if two_sided:
-        _draw_legend(axes[-1])
+        draw_legend(axes[-1])
     said = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
     flags = "; ".join(numbers.get("flags", []))
     lines = [caption, *([said] if said else []), *([f"flags: {flags}"] if flags else [])]
@@ -80,30 +78,36 @@ def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Expla
     axes.flat[0].imshow(photo)
     axes.flat[0].set_title("input", fontsize=9)
     for axis, (name, explanation) in zip(axes.flat[1:], explanations.items(), strict=False):
-        colour, strength = _heat(explanation)
-        axis.imshow(_over(photo, colour, strength))
+        axis.imshow(over(photo, *heat(explanation.saliency[0].double().cpu().numpy())))
         axis.set_title(name, fontsize=9)
     figure.suptitle(caption, fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _heat(explanation: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Colours (H, W, 3) of the first saliency map of a batch, and the map from 0 to 1; the top half percent is all 1, or a
-    map of single pixels would look empty."""
-    saliency = np.nan_to_num(explanation.saliency[0].double().cpu().numpy())
+def common_scale(necessity: NDArray[Any], sufficiency: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both sides from 0 to 1 on one scale, for they share a unit: a weak side looks weak."""
+    n, s = (np.nan_to_num(m.astype(np.float64)) for m in (necessity, sufficiency))
+    top = max(float(n.max()), float(s.max())) or 1.0
+    return n / top, s / top
+
+
+def heat(saliency: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Colours (H, W, 3) of a map (H, W), and the map from 0 to 1; the top half percent is all 1, or a map of single pixels
+    would look empty."""
+    saliency = np.nan_to_num(saliency.astype(np.float64))
     low, high = saliency.min(), np.quantile(saliency, 0.995)
     strength = np.clip((saliency - low) / (float(high - low) or 1.0), 0, 1)
     return plt.get_cmap("inferno")(strength)[..., :3], strength
 
 
-def _over(photo: NDArray[np.float64], colour: NDArray[np.float64], strength: NDArray[np.float64]) -> NDArray[np.float64]:
+def over(photo: NDArray[np.float64], colour: NDArray[np.float64], strength: NDArray[np.float64]) -> NDArray[np.float64]:
     """The photograph under a map, which covers it the more the stronger it is."""
     alpha = 0.25 + 0.6 * strength[..., None]
     return np.clip((1 - alpha) * photo + alpha * colour, 0, 1)
 
 
-def _draw_legend(axis: Any) -> None:
+def draw_legend(axis: Any) -> None:
     """The colour square: what a colour of the two-dimensional map says."""
     axis.imshow(legend(), extent=(0, 1, 0, 1))
     axis.set_xticks([0, 1], ["0", "1"], fontsize=7)

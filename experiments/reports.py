@@ -1,4 +1,4 @@
-"""What a sweep says beside its table: how often protocols disagree, and the sanity check's stages."""
+"""What a sweep says beside its table: how often protocols disagree, the sanity check's stages, ablations."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from omegaconf import OmegaConf
-from tabulate import tabulate
 
+from experiments import figures
 from experiments.config import CONF, make_target
-from experiments.records import writing
+from experiments.results import read_result
 from experiments.runner import Finished
-from experiments.tables import arrow, number
+from experiments.tables.ablations import sweeps
+from experiments.tables.columns import blocks
+from experiments.tables.render import ablation_markdown
+from experiments.tables.text import arrow, interval, table
 from metrics.base import Metric
-from metrics.sanity import CONTROLS, Sanity
+from metrics.sanity import Sanity
 
 
 def after_sweep(cells: Sequence[Finished], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
     """Texts for the user; pictures go to the folder."""
     texts = []
+    results = [read_result(c.folder) for c in cells]
     for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
         group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
         if any(getattr(m, "protocol", None) for m in metrics.values()) and len(group) > 1:
             texts.append(f"{dataset} / {model}: do the protocols agree?\n\n{flips(group, metrics)}")
         if any(isinstance(m, Sanity) for m in metrics.values()):
-            texts.append(f"{dataset} / {model}: sanity check\n\n{sanity(group, folder / f'sanity-{dataset}-{model}.png')}")
+            texts.append(f"{dataset} / {model}: sanity check\n\n{sanity(group)}")
+    with figures.styled():
+        for block in blocks(results, ["sanity"]):
+            texts.append(_drawn(figures.sanity(block), folder / figures.file_name("sanity", block)))
+        for sweep in sweeps(results):
+            text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
+            texts.append(f"{text}\n\n{_drawn(figures.ablation(sweep), folder / figures.sweep_name(sweep))}")
     return texts
+
+
+def _drawn(figure: Any, path: Path) -> str:
+    figures.save(figure, path)
+    return f"drawn: {path}.pdf and .png"
 
 
 def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
@@ -61,7 +71,7 @@ def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
                 ]
             )
     head = ["setting", "other setting", "pairs of methods whose order flips", "flips on single images"]
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    return table(head, rows)
 
 
 def _differences(a: Finished, b: Finished, metric: str) -> Any:
@@ -76,42 +86,14 @@ def _differences(a: Finished, b: Finished, metric: str) -> Any:
     )
 
 
-def sanity(cells: Sequence[Finished], picture: Path) -> str:
-    """Similarity to the original map at each stage, as a table; Spearman's also drawn."""
-    rows, lines = [], []
+def sanity(cells: Sequence[Finished]) -> str:
+    """Similarity to the original map at each stage."""
+    rows = []
     for cell in cells:
         for entry in cell.summary["metrics"].values():
-            stages = entry.get("stages")
-            if not stages:
-                continue
-            for stage, values in stages.items():
-                said = [f"{number(v['mean'])} [{number(v['ci95'][0])}, {number(v['ci95'][1])}]" for v in values.values()]
-                rows.append([cell.method, stage, *said, values["spearman"]["n"]])
-            means = {stage: values["spearman"]["mean"] for stage, values in stages.items()}
-            lines.append((cell.method, means))
-    with writing(picture.parent):
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        _draw(lines, picture)
-    table = tabulate(rows, ["method", "random from", "Spearman", "SSIM", "n"], tablefmt="github", disable_numparse=True)
-    return f"{table}\n\ndrawn: {picture}"
-
-
-def _draw(lines: Sequence[tuple[str, Mapping[str, float | None]]], picture: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for method, means in lines:
-        stages = [s for s in means if s not in CONTROLS]
-        values = [means[CONTROLS[0]], *(means[s] for s in stages)]
-        (line,) = axis.plot(
-            range(len(values)), [np.nan if v is None else v for v in values], "o-", label=f"{method} (dotted: other seed)"
-        )
-        floor = means[CONTROLS[1]]
-        if floor is not None:
-            axis.axhline(floor, color=line.get_color(), linestyle=":", linewidth=0.8)
-        axis.set_xticks(range(len(values)), [CONTROLS[0], *stages], rotation=30, ha="right", fontsize=7)
-    axis.set(ylabel="Spearman's rank correlation with the original map", xlabel="random from this layer to the output")
-    axis.legend(fontsize=7)
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+            for stage, values in entry.get("stages", {}).items():
+                rows.append([cell.method, stage, *(interval(v) for v in values.values()), values["spearman"]["n"]])
+    return table(["method", "random from", "Spearman", "SSIM", "n"], rows)
 
 
 def metric_list() -> str:
@@ -127,4 +109,4 @@ def metric_list() -> str:
                 needs = ", ".join(sorted(m.needs)) or "-"
                 rows[name] = [name, path.stem, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
     head = ["metric", "conf/metrics", "in tables", "range", "unit", "needs", "version", "reference"]
-    return tabulate(rows.values(), head, tablefmt="github", disable_numparse=True)
+    return table(head, rows.values())

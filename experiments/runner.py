@@ -22,8 +22,8 @@ from experiments.card import carry_card, make_card, tell
 from experiments.config import Run
 from experiments.picture import save_picture
 from experiments.records import Cell, Record, write_atomically, writing
+from experiments.results import READ, entry_of, failures_of
 from metrics.base import Case, Frame, Metric, Need
-from metrics.statistics import Entry, mean_interval
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
@@ -32,9 +32,6 @@ from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage, decode
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
-
-# of records whose image was explained
-_READ = ("ok", "degenerate")
 
 
 @dataclass(frozen=True)
@@ -305,7 +302,7 @@ class _Files:
 
 
 def _read(record: Record | None) -> bool:
-    return record is not None and record["status"] in _READ
+    return record is not None and record["status"] in READ
 
 
 def _boxes(run: Run, sample: Sample, decoded: Decoded) -> list[Box]:
@@ -371,27 +368,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures.
     """
 
-    def summary_of(metric: Metric, name: str) -> Entry:
-        known = [r for r in records if r.get(name) is not None]
-        if hasattr(metric, "summarise"):
-            return metric.summarise([r[name] for r in known], [r["label"] for r in known])
-        return mean_interval([r[name] for r in known])
-
-    def counted(status: str) -> int:
-        return sum(r["status"] == status for r in records)
-
     read = [r for r in records if _read(r)]
-    failures = {
-        "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
-        "degenerate": counted("degenerate"),
-        "unreadable": counted("unreadable"),
-        "missing": counted("missing"),
-    }
-    if counted("no_map"):
-        failures["no_map"] = counted("no_map")
-    if any("boxes" in m.needs for m in metrics.values()):
-        failures["no_box"] = sum(r["boxes"] == 0 for r in read)
-        failures["boxes_lost"] = sum(r["boxes_lost"] for r in read)
     costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
     return {
         "dataset": run.dataset.name,
@@ -399,7 +376,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "method": run.explainer.name,
         "hash": digest,
         "n": len(records),
-        "metrics": {name: summary_of(metric, name) for name, metric in metrics.items()},
-        "failures": failures,
+        "metrics": {name: entry_of(metric, name, records) for name, metric in metrics.items()},
+        "failures": failures_of(records, any("boxes" in m.needs for m in metrics.values())),
         "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},
     }

@@ -171,8 +171,9 @@ class Metric(Protocol):
         version: of the protocol; raised whenever the same map could get another number.
         needs: without which the metric is skipped.
 
-    A metric over the whole data set that is no mean of numbers also has ``summarise(records, values)``
-    (:func:`experiments.statistics.summary_of`).
+    A metric over the whole data set that is no mean of numbers also has ``summarise(values, classes)``, its entry in a
+    summary, and, so that methods can be compared image by image, ``each(values, classes)``: a number an image (None where it
+    has none) whose mean is the summary's.
     """
 
     needs: ClassVar[frozenset[Need]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar
@@ -53,6 +54,11 @@ class PointingGame:
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
         """The mean over classes of hits / (hits + misses)."""
         return class_mean_interval(values, classes)
+
+    def each(self, values: Sequence[Any], classes: Sequence[Any]) -> list[float]:
+        """Hits, weighted so that every class weighs the same."""
+        sizes = Counter(str(c) for c in classes)
+        return [v * len(values) / (len(sizes) * sizes[str(c)]) for v, c in zip(values, classes, strict=True)]
 
 
 def _squared_distance(x: int, y: int, box: Box) -> float:
@@ -121,12 +127,22 @@ class BoxAccuracy:
 
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
         """The mean over the IoUs of the largest share of right images at one threshold."""
+        return maximum_interval(self._right(values))
+
+    def each(self, values: Sequence[Any], classes: Sequence[Any]) -> list[float]:
+        """The share of the IoUs at which an image is right, at the data set's best thresholds."""
+        right = self._right(values)
+        best = right.mean(1).argmax(1) if len(values) else np.zeros(len(right), int)
+        return right[np.arange(len(right)), :, best].mean(0).tolist()
+
+    def _right(self, values: Sequence[Any]) -> NDArray[np.bool_]:
+        """(IoUs, images, thresholds)."""
         right = np.zeros((len(self.ious), len(values), THRESHOLDS), dtype=bool)
         for i, iou in enumerate(self.ious):
             for at, value in enumerate(values):
                 for start, end in value[f"{iou:g}"]:
                     right[i, at, start:end] = True
-        return maximum_interval(right)
+        return right
 
 
 def contour_boxes(mask: NDArray[np.bool_], largest: bool) -> NDArray[np.float64]:

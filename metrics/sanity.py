@@ -77,12 +77,17 @@ class Sanity:
             }
             for name in names
         }
-        means = []
-        for value in values:
-            known = [pair[0] for name, pair in value.items() if name not in CONTROLS and pair[0] is not None]
-            means += [float(np.mean(known))] if known else []
+        means = [m for m in self.each(values, classes) if m is not None]
         undefined = sum(pair[0] is None for v in values for pair in v.values())
         return mean_interval(means) | {"stages": stages, "undefined": undefined}
+
+    def each(self, values: Sequence[Any], classes: Sequence[Any]) -> list[float | None]:
+        """The mean over the stages; None where no map has ranks."""
+        found: list[float | None] = []
+        for value in values:
+            known = [pair[0] for name, pair in value.items() if name not in CONTROLS and pair[0] is not None]
+            found.append(float(np.mean(known)) if known else None)
+        return found
 
 
 def similarity(one: Tensor, other: Tensor) -> tuple[float | None, float | None]:

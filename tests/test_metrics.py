@@ -298,6 +298,10 @@ def test_pointing_is_averaged_over_classes() -> None:
     entry = PointingGame().summarise([1, 1, 0, 0], ["a", "a", "a", "b"])
     assert entry["mean"] == pytest.approx((2 / 3 + 0) / 2)
     assert (entry["n"], entry["classes"]) == (4, 2)
+    # 4 images, 2 classes of 3 and 1: weights 4 / (2 * 3) and 4 / (2 * 1)
+    each = PointingGame().each([1, 1, 0, 0], ["a", "a", "a", "b"])
+    assert each == pytest.approx([2 / 3, 2 / 3, 0, 0])
+    assert np.mean(each) == pytest.approx(entry["mean"])
     assert entry["ci95"][0] <= entry["mean"] <= entry["ci95"][1]
     assert class_mean_interval([], [])["mean"] is None
     one_class = class_mean_interval([0.0, 1.0, 1.0, 0.5], ["a"] * 4)
@@ -355,8 +359,11 @@ def test_one_threshold_for_the_whole_data_set() -> None:
     assert entry["n"] == 3
     assert len(entry["curve"][0]) == 101
     assert entry["curve"][0][40:72:10] == pytest.approx([1 / 3, 2 / 3, 1 / 3, 0])  # at .4, .5, .6, .7
+    assert BoxAccuracy().each(values, [0, 0, 0]) == [1, 1, 0]
+    assert BoxAccuracy().each([], []) == []
     several = BoxAccuracy(ious=[0.5, 0.7]).summarise([v | {"0.7": []} for v in values], [0, 0, 0])
     assert several["mean"] == pytest.approx(1 / 3)
+    assert BoxAccuracy(ious=[0.5, 0.7]).each([v | {"0.7": []} for v in values], [0, 0, 0]) == [0.5, 0.5, 0]
 
 
 def test_the_interval_of_a_maximum() -> None:
@@ -481,6 +488,8 @@ def test_sanity_of_a_map_that_ignores_the_weights_and_of_one_that_does_not(small
     assert found["gradcam"]["conv"][0] is None or found["gradcam"]["conv"][0] < 0.9
     assert found["random"]["identical"][0] == pytest.approx(1)  # the same seed
     assert abs(found["random"]["other seed"][0]) < 0.3  # its noise floor
+    by_hand = {"identical": [1, 1], "other seed": [1, 1], "fc": [0.4, 0.9], "conv": [None, 0.9], "bn": [0.2, 0.9]}
+    assert Sanity().each([by_hand, {"identical": [1, 1], "fc": [None, None]}], [0, 0]) == [pytest.approx(0.3), None]
     entry = Sanity(stages=3).summarise([found["edges"], found["edges"]], [0, 0])
     assert entry["mean"] == pytest.approx(1)
     assert list(entry["stages"]) == ["identical", "other seed", "fc", "bn", "conv"]

@@ -1,4 +1,4 @@
-"""One place builds tables: from finished cells to text."""
+"""What a command says of the cells it has just finished."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from experiments.runner import Finished
+from experiments.tables.text import HOLE, arrow, bounds, failures_said, interval, number, table
 from metrics.base import Metric
-
-
-def arrow(metric: Metric) -> str:
-    """The column title with the metric's own direction."""
-    return metric.label if metric.higher_is_better is None else f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
     """One finished cell: a line a metric, then cost and failures."""
     rows = []
     for name, entry in cell.summary["metrics"].items():
-        low, high = entry["ci95"]
-        rows.append([arrow(metrics[name]), number(entry["mean"]), f"[{number(low)}, {number(high)}]", entry["n"]])
-    table = tabulate(rows, ["metric", "mean", "95% interval", "n"], tablefmt="github", disable_numparse=True)
+        rows.append([arrow(metrics[name]), number(entry["mean"]), bounds(entry), entry["n"]])
+    text = table(["metric", "mean", "95% interval", "n"], rows)
     title = f"{cell.dataset} / {cell.model} / {cell.method}: {cell.summary['n']} images"
-    return f"{title}\n\n{table}\n\ncost: {_cost(cell)}\nfailures: {_failures(cell.summary['failures'], zeros=True)}"
+    return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {failures_said(cell.summary['failures'], zeros=True)}"
 
 
 def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
@@ -48,32 +42,20 @@ def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str
                     *(_entry(entries.get(n), cell.summary["n"]) for n in names),
                     _passes(cell.summary["cost"]),
                     f"{_seconds(cell, 'explain_seconds'):.2f}",
-                    _failures(cell.summary["failures"]),
+                    failures_said(cell.summary["failures"]),
                 ]
             )
         head = ["method", "n", *(arrow(metrics[n]) for n in names), "forwards/image", "s/image", "failures"]
-        table = tabulate(rows, head, tablefmt="github", disable_numparse=True)
-        blocks.append(f"{dataset} / {model}\n\n{table}")
+        blocks.append(f"{dataset} / {model}\n\n{table(head, rows)}")
     foot = "mean [95% bootstrap interval over images]; forwards and seconds are the explanation's own"
     return "\n\n".join([*blocks, foot])
 
 
-def number(value: float | None) -> str:
-    """Three decimals; '-' where there is no value."""
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _entry(entry: Mapping[str, Any] | None, n: int) -> str:
     if entry is None:
-        return "-"
-    low, high = entry["ci95"]
+        return HOLE
     own = "" if entry["n"] == n else f" (n={entry['n']})"
-    return f"{number(entry['mean'])} [{number(low)}, {number(high)}]{own}"
-
-
-def _failures(failures: Mapping[str, int], zeros: bool = False) -> str:
-    said = [f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count or zeros]
-    return ", ".join(said) or "none"
+    return f"{interval(entry)}{own}"
 
 
 def _seconds(cell: Finished, key: str) -> float:

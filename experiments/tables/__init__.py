@@ -1,0 +1,17 @@
+"""One place builds tables: from cells to text.
+
+``console`` prints the cells that a command has just finished; everything else is rebuilt from what lies on the disk:
+
+    columns     which cells may share a column, which methods are marked
+    specs       what each table shows
+    ablations   sweeps over one decision
+    render      Markdown, CSV, LaTeX
+    comparisons differences to the best baseline, ranks
+    published   beside the published numbers
+    build       all files, as text
+"""
+
+from experiments.tables.console import cell_table, sweep_table
+from experiments.tables.text import arrow, number
+
+__all__ = ["arrow", "cell_table", "number", "sweep_table"]

@@ -1,0 +1,56 @@
+"""All tables as text: a pure function of the cells' cards and records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.results import Result
+from experiments.tables import comparisons, published, render
+from experiments.tables.ablations import sweeps
+from experiments.tables.columns import blocks
+from experiments.tables.specs import ABLATIONS, SPECS
+
+# every file that tables may write: one that is there but no longer given by the records is out of date
+FILES = tuple(
+    f"{name}.{suffix}"
+    for names, suffixes in (
+        ([s.name for s in SPECS], ("md", "csv", "tex")),
+        ([f"ablation_{a.name}" for a in ABLATIONS], ("md", "csv")),
+        (["statistics", "published"], ("md", "csv")),
+    )
+    for name in names
+    for suffix in suffixes
+)
+
+
+def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
+    """The files by name.
+
+    Args:
+        results: cells.
+        folder: where the files go; cards are named from there.
+    """
+    files = {}
+    for spec in tqdm(SPECS, desc="tables", unit="table", leave=False):
+        found = blocks(results, spec.measures, spec.rows)
+        if found:
+            files[f"{spec.name}.md"] = render.markdown(spec, found, folder)
+            files[f"{spec.name}.csv"] = render.tidy(spec, found, folder)
+            files[f"{spec.name}.tex"] = render.latex(spec, found)
+    swept = sweeps(results)
+    for ablation in ABLATIONS:
+        own = [s for s in swept if s.ablation is ablation]
+        if own:
+            files[f"ablation_{ablation.name}.md"] = render.ablation_markdown(ablation.title, own, folder)
+            files[f"ablation_{ablation.name}.csv"] = render.ablation_tidy(own, folder)
+    columns = comparisons.compared_columns(results)
+    if columns:
+        files["statistics.md"] = comparisons.markdown(columns)
+        files["statistics.csv"] = comparisons.tidy(columns)
+    lines = published.joined(results)
+    files["published.md"] = published.markdown(results, lines)
+    files["published.csv"] = published.tidy(lines)
+    return files

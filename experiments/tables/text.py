@@ -1,0 +1,52 @@
+"""Numbers, intervals and failures in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tabulate import tabulate
+
+HOLE = "-"
+
+
+class Titled(Protocol):
+    """A metric, or another measure."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool | None: ...
+
+
+def arrow(measure: Titled) -> str:
+    """The column title with the measure's own direction."""
+    return measure.label if measure.higher_is_better is None else f"{measure.label} {'↑' if measure.higher_is_better else '↓'}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals; '-' where there is no value."""
+    return HOLE if value is None else f"{value:.{digits}f}"
+
+
+def bounds(entry: Mapping[str, Any], digits: int = 3) -> str:
+    """``[low, high]``."""
+    low, high = entry["ci95"]
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def interval(entry: Mapping[str, Any], digits: int = 3) -> str:
+    """``mean [low, high]``."""
+    return f"{number(entry['mean'], digits)} {bounds(entry, digits)}"
+
+
+def failures_said(failures: Mapping[str, int], zeros: bool = False) -> str:
+    """Counts in words; those of nothing are left out, unless ``zeros``."""
+    said = [f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count or zeros]
+    return ", ".join(said) or "none"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    return tabulate(list(rows), head, tablefmt="github", disable_numparse=True)
