@@ -71,7 +71,7 @@ def register_torchvision(arguments: Sequence[str]) -> None:
     asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
     for name in asked & set(torchvision_models.names()):
         if not (CONF / "model" / f"{name}.yaml").exists():
-            node = {**template, "name": name, "arch": name, "weights_version": None, "target_layer": None}
+            node = {**template, "name": name, "arch": name, "weights_version": None}
             ConfigStore.instance().store(group="model", name=name, node=node)
 
 
