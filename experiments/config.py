@@ -186,7 +186,7 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         cause = str(error.__cause__ or "")
         if "is not in struct" in cause or "append" in text:
             siblings = [k for k in keys if k.count(".") == found[1].count(".")] or list(keys)
-            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}python run.py --help lists the keys.")
+            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}--help lists the keys.")
         text = f"{text} {cause}"
     return UserError(" ".join(text.split())[:400])
 
