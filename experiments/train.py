@@ -140,7 +140,7 @@ def read(overrides: list[str]) -> Training:
     """
     try:
         cfg = composed(overrides, "train")
-        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {error}") from error
     settings = config.make(Settings, {k: v for k, v in resolved.items() if k not in _GROUPS}, "")
@@ -159,15 +159,13 @@ def read(overrides: list[str]) -> Training:
         "weights": weights_digest(classifier.network),
         "view": asdict(classifier.view),
         "target_layer": classifier.target_layer,
-        "recipe": asdict(recipe),  # type: ignore[call-overload]
+        "recipe": asdict(recipe),
         "held_back": settings.held_back,
         "seed": settings.seed,
         "device": device.type,
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return Training(
-        settings, dataset, model, recipe, resolved, device, train, test, classes, source, classifier, digest
-    )  # fmt: skip
+    return Training(settings, dataset, model, recipe, resolved, device, train, test, classes, source, classifier, digest)
 
 
 def parts(dataset: Dataset) -> tuple[ImageList, ImageList, tuple[int, ...]]:
@@ -178,7 +176,8 @@ def parts(dataset: Dataset) -> tuple[ImageList, ImageList, tuple[int, ...]]:
     """
     if not hasattr(dataset, "split"):
         raise UserError(f"dataset={dataset.name} has no train part: give dataset=cub or dataset=imagefolder.")
-    train, test = (readable(replace(dataset, split=s).load(), dataset.strict) for s in ("train", "test"))
+    both = (replace(dataset, split=s) for s in ("train", "test"))  # type: ignore[call-arg]
+    train, test = (readable(part.load(), dataset.strict) for part in both)
     for note in dict.fromkeys((*train.notes, *test.notes)):
         tell(f"note: {note}")
     classes = sorted({s.label for s in train.samples if s.label is not None})
@@ -341,9 +340,8 @@ def tested(training: Training, classifier: Classifier) -> dict[str, Any]:
     """Accuracy on the test part, by the engine that explains, with intervals over images."""
     engine = Engine.of(classifier, training.device)
     caches = Path(training.settings.caches).expanduser()
-    logits, kept = outputs(
-        engine, classifier.view, training.test, training.workers, training.dataset.strict, caches, "test"
-    )  # fmt: skip
+    strict = training.dataset.strict
+    logits, kept = outputs(engine, classifier.view, training.test, training.workers, strict, caches, "test")
     labels = training.labels(training.test)[kept]
     right = (logits.argmax(1) == labels).double().tolist()
     return {
