@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -38,6 +39,8 @@ _SHARD = 512
 
 # what outputs depend on beside network, images and view: decoders, resizers and kernels
 _PACKAGES = ("torch", "torchvision", "pillow")
+
+_MOST_WORKERS = 8
 
 Key = tuple[int, int]  # epoch, and position in the list
 Item = tuple[int, Tensor | None, str]  # position, pixels uint8 (3, H, W), and what is wrong where there are none
@@ -143,6 +146,11 @@ def photographs(
         if "DataLoader worker" not in str(error):
             raise
         raise UserError("a worker process died, most likely for want of (shared) memory: give workers=0, or fewer.") from error
+
+
+def usual_workers() -> int:
+    """Half of the CPU's cores, at most 8."""
+    return min(_MOST_WORKERS, (os.cpu_count() or 1) // 2)
 
 
 def _one_thread(_worker: int) -> None:

@@ -46,7 +46,7 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     else:
         colour, strength = _heat(explanation)
         panels += [("saliency", colour)]
-    panels += [("overlay", _over(photo, colour, strength))]
+    panels += [("overlay", over(photo, colour, strength))]
 
     widths = [1.0] * len(panels) + ([0.4] if two_sided else [])
     figure, axes = plt.subplots(1, len(widths), figsize=(2.5 * sum(widths), 3.2), width_ratios=widths, layout="constrained")
@@ -81,7 +81,7 @@ def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Expla
     axes.flat[0].set_title("input", fontsize=9)
     for axis, (name, explanation) in zip(axes.flat[1:], explanations.items(), strict=False):
         colour, strength = _heat(explanation)
-        axis.imshow(_over(photo, colour, strength))
+        axis.imshow(over(photo, colour, strength))
         axis.set_title(name, fontsize=9)
     figure.suptitle(caption, fontsize=10)
     figure.savefig(path, dpi=110)
@@ -97,7 +97,7 @@ def _heat(explanation: Explanation) -> tuple[NDArray[np.float64], NDArray[np.flo
     return plt.get_cmap("inferno")(strength)[..., :3], strength
 
 
-def _over(photo: NDArray[np.float64], colour: NDArray[np.float64], strength: NDArray[np.float64]) -> NDArray[np.float64]:
+def over(photo: NDArray[np.float64], colour: NDArray[np.float64], strength: NDArray[np.float64]) -> NDArray[np.float64]:
     """The photograph under a map, which covers it the more the stronger it is."""
     alpha = 0.25 + 0.6 * strength[..., None]
     return np.clip((1 - alpha) * photo + alpha * colour, 0, 1)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +43,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from experiments import config
-from experiments.batches import Augmented, Look, Plain, outputs, photographs, readable
+from experiments.batches import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
 from experiments.card import environment, tell
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.fitting import Epoch, Lesson, best_of, fit
@@ -62,7 +61,6 @@ from suny.errors import UserError
 from suny.images.dataset import Dataset, ImageList, set_apart
 
 _GROUPS = ("dataset", "model", "recipe")
-_MOST_WORKERS = 8
 
 
 @configured
@@ -106,8 +104,7 @@ class Training:
 
     @property
     def workers(self) -> int:
-        given = self.settings.workers
-        return min(_MOST_WORKERS, (os.cpu_count() or 1) // 2) if given is None else given
+        return usual_workers() if self.settings.workers is None else self.settings.workers
 
     def labels(self, images: ImageList) -> Tensor:
         """The output that is each image's class, int64."""
