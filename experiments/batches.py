@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
@@ -25,7 +25,7 @@ from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
 from experiments.card import tell
-from experiments.records import replacing, writing
+from experiments.records import write_atomically, writing
 from experiments.runner import image_seed
 from suny.classifiers.classifier import weights_digest
 from suny.classifiers.engine import Engine, batches
@@ -193,8 +193,7 @@ def outputs(
                 shard = _passed(engine, view, images.samples[part], workers, strict, bar)
                 with writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-                    with replacing(path) as new:
-                        save_file(shard, new)
+                    write_atomically(path, save(shard))
             else:
                 bar.update(part.stop - part.start)
             shards.append((shard["outputs"], shard["kept"] + part.start))

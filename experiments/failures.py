@@ -252,7 +252,7 @@ def _shown(table: pd.DataFrame, records: Sequence[Record]) -> str:
 def _draw(path: Path, visible: Image.Image, maps: dict[str, Mapped], parts: Sequence[Part], caption: str) -> None:
     """The case side by side, each map on its own scale; filled dots are the parts that it hits."""
     photo = np.asarray(visible, dtype=np.float64) / 255.0
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3.1 * (1 + len(maps)), 4.1), layout="constrained")
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3.1 * (1 + len(maps)), 3.9), layout="constrained")
     axes[0].imshow(photo)
     axes[0].set_title("input", fontsize=9)
     _dots(axes[0], parts, [])
@@ -262,7 +262,9 @@ def _draw(path: Path, visible: Image.Image, maps: dict[str, Mapped], parts: Sequ
         colour = bivariate(strength, 0) if mapped.side == "necessity" else bivariate(0, strength)
         axis.imshow(over(photo, colour, strength))
         hit = f"parts hit: {', '.join(mapped.hit) or 'none'}" if parts else ""
-        said = [f"{mapped.title}, p = {mapped.p:.3f}", hit, *mapped.diagnostics.get("flags", [])]
+        other = "E_S" if mapped.side == "necessity" else "E_N"
+        flags = [flag for flag in mapped.diagnostics.get("flags", []) if not flag.startswith(other)]
+        said = [f"{mapped.title}, p = {mapped.p:.3f}", hit, *flags]
         axis.set_title("\n".join(line for text in said for line in textwrap.wrap(text, 46)), fontsize=8)
         _dots(axis, parts, mapped.hit)
     for axis in axes:

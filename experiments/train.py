@@ -207,7 +207,8 @@ def run(training: Training, out: Path) -> Trained:
     if not held:
         raise UserError(f"held_back={training.settings.held_back:g} leaves no image to compare epochs on: give more.")
     names = [training.train.class_names[k] for k in training.classes]
-    tell(f"{len(rest)} images to learn from, {len(held)} held back, {len(training.test.samples)} to test, {len(names)} classes")
+    counts = f"{len(rest)} images to learn from, {len(held)} held back, {len(training.test.samples)} to test"
+    tell(f"note: {counts}; {len(names)} classes")
     network, recipe = training.source.network, training.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.settings.seed)

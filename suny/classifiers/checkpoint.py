@@ -20,7 +20,7 @@ import pydantic
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from suny.classifiers.head import Head
@@ -77,7 +77,8 @@ def write_checkpoint(path: Path, state: dict[str, Tensor], trained: Trained) -> 
     """Writes an own checkpoint."""
     said: dict[str, Any] = _TRAINED.dump_python(trained, mode="json")
     metadata = {"format": _FORMAT, **{key: json.dumps(value) for key, value in said.items()}}
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata)
+    # save_file would make a file that only its owner can read
+    path.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata))
 
 
 def read_trained(file: str) -> Trained | None:
