@@ -223,12 +223,12 @@ def run(training: Training, out: Path) -> Trained:
             head.load_state_dict(fresh)
             fit(make(training, network, head, set()), *common, states[1], training.digest, best_of(epochs).number + 1)
     except KeyboardInterrupt:
-        tell("stopped: the same command continues from the last whole epoch.")
+        tell("stopped: the same command continues, from the last whole epoch.")
         raise
-    best = best_of(epochs)
+    best, before = best_of(epochs), training.source.trained
     trained = Trained(
         model=training.model.name,
-        options=dict(getattr(training.model, "options", None) or {}),
+        options={**(getattr(training.model, "options", None) or {}), **(before.options if before else {})},
         head=recipe.new_head,
         class_ids=training.classes,
         class_names=tuple(names),

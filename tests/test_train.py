@@ -442,7 +442,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
         interrupted(patch, after=2)
         stopped = command(*settings)
         assert stopped.code == 130
-        assert "the same command continues from the last whole epoch" in stopped.err
+        assert "the same command continues, from the last whole epoch" in stopped.err
     assert not (tmp_path / "own.safetensors").exists()
     assert "is an interrupted training with other settings" in only_error(command(*settings, "recipe.lr=0.02"))
     ended = command(*settings)
