@@ -39,12 +39,11 @@ class AblationCam:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
-        maps = []
+        found = []
         for image, target in zip(images, targets.tolist(), strict=True):
             activation, whole, without = ablated(engine, image, target, "logit")
-            weights = (whole - without) / (whole.abs() if float(whole) else 1.0)
-            maps.append(weights @ activation.flatten(1))
-        return _drawn(maps, activation, images)
+            found.append((activation, (whole - without) / (whole.abs() if float(whole) else 1.0)))
+        return _drawn(found, images)
 
 
 @configured
@@ -61,19 +60,20 @@ class CexCnn:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
-        maps = []
+        found = []
         for image, target in zip(images, targets.tolist(), strict=True):
             activation, whole, without = ablated(engine, image, target, "probability")
             drops = (whole - without).double()
             weights = responsibility(drops, self.threshold * float(drops.clamp(min=0).sum()))
-            maps.append(weights.to(activation) @ activation.flatten(1))
-        return _drawn(maps, activation, images)
+            found.append((activation, weights.to(activation)))
+        return _drawn(found, images)
 
 
-def _drawn(maps: list[Tensor], activation: Tensor, images: Tensor) -> Explanation:
-    """Low-resolution maps (h * w,), rectified and upsampled."""
-    low = torch.stack(maps).float().reshape(len(maps), *activation.shape[1:])
-    return Explanation(upsample(low.clamp(min=0), images.shape[-2:]))
+def _drawn(found: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> Explanation:
+    """Maps from each image's activation (C, h, w) and weights (C,), rectified and upsampled."""
+    low = torch.stack([torch.einsum("c,chw->hw", weights, activation) for activation, weights in found])
+    channels = torch.stack([weights.expand(2, -1) for _, weights in found])
+    return Explanation(upsample(low.clamp(min=0), images.shape[-2:]), channels=channels)
 
 
 def ablated(engine: Engine, image: Tensor, target: int, output: Output) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,13 +46,13 @@ from tqdm import tqdm
 from baselines.controls import Center
 from experiments import config
 from experiments.card import environment
-from experiments.cli import EXIT_MISTAKE, EXIT_OK, composed, guarded
+from experiments.cli import EXIT_MISTAKE, EXIT_OK, composed, guarded, pairs
 from experiments.records import writing
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
-from suny.errors import UserError, nearest
+from suny.errors import UserError
 from suny.images.decode import decode
 from suny.images.demo import Demo
 from suny.method.estimators import Game, exact, sampled
@@ -115,12 +115,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> dict[str, str]:
-    keys = dict(_KEYS)
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if key not in keys or not sign:
-            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
-        keys[key] = value
+    keys = pairs(arguments, _KEYS)
     try:
         if not 0 < float(keys["seconds"]) < float("inf"):
             raise ValueError

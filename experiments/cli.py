@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
-from suny.errors import UserError
+from suny.errors import UserError, nearest
 
 # what a full disk answers without naming a file
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -57,6 +57,21 @@ def mistake(error: Exception, configuration: str = "config") -> UserError | None
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
         return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
     return None
+
+
+def pairs(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """``key=value`` arguments over their defaults, for programs outside Hydra.
+
+    Raises:
+        UserError: a key that there is no default of, or no value.
+    """
+    keys = dict(defaults)
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if key not in keys or not sign:
+            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
+        keys[key] = value
+    return keys
 
 
 def complain(error: UserError) -> None:

@@ -261,6 +261,8 @@ def _case(
         necessity=clean(explanation.necessity),
         sufficiency=clean(explanation.sufficiency),
         frame=Frame(upright, lambda x, y: view.upright(x, y, size)),
+        causes=run.dataset.known_causes(sample, view, engine.device),
+        channels=None if explanation.channels is None else explanation.channels[0],
         clean=float(found.probabilities[found.target]),
         seed=image_seed(run.settings.seed, sample.image),
         explain=None if isinstance(run.explainer, StoredMaps) else again,
@@ -411,6 +413,8 @@ def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[st
         lacks["boxes"] = f"dataset '{run.dataset.name}' has no boxes"
     if not any(s.parts for s in images.samples):
         lacks["parts"] = f"dataset '{run.dataset.name}' has no parts"
+    if not images.has_causes:
+        lacks["causes"] = f"the causes of the images of dataset '{run.dataset.name}' are not known"
     if not getattr(run.explainer, "two_sided", False):
         lacks["sides"] = f"method '{run.explainer.name}' has one map, not one for each side"
     if isinstance(run.explainer, StoredMaps):

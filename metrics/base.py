@@ -16,11 +16,12 @@ from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
+from suny.images.known_causes import KnownCauses
 from suny.images.perturb import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-# what a metric may need beside the saliency map: annotated boxes or parts, the two maps of the two sides, or to explain
-# the image again
-Need = Literal["boxes", "parts", "sides", "explain"]
+# what a metric may need beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, or
+# to explain the image again
+Need = Literal["boxes", "parts", "causes", "sides", "explain"]
 Side = Literal["saliency", "necessity", "sufficiency"]
 Change = Literal["remove", "keep"]
 Part = tuple[str, float, float]
@@ -54,6 +55,8 @@ class Case:
         parts: named points (x, y) in pixels of the network's view.
         necessity, sufficiency: maps of the two sides, as ``saliency``; None where the method has one map.
         frame: the upright image; None where it is not known.
+        causes: what is known about the image's causes; None where nothing is.
+        channels: the method's N and S value of every channel of the target layer, (2, C); None where it has none.
         clean: p_c(I) where it is known already.
         seed: of the image, for metrics that draw random numbers.
         explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
@@ -70,6 +73,8 @@ class Case:
     necessity: Tensor | None = None
     sufficiency: Tensor | None = None
     frame: Frame | None = None
+    causes: KnownCauses | None = None
+    channels: Tensor | None = None
     clean: float | None = None
     seed: int = 0
     explain: Callable[[Engine, int], Tensor] | None = None

@@ -26,12 +26,15 @@ class Explanation:
         saliency: the one map that the metrics use, >= 0.
         necessity, sufficiency: the two sides, >= 0, in common units; None for methods with one map.
         diagnostics: for each image, numbers about the explanation that go into its record.
+        channels: N and S value of every channel of the target layer, (B, 2, C), of methods that value channels by switching
+            them off; those with one value for a channel give it twice.
     """
 
     saliency: Tensor
     necessity: Tensor | None = None
     sufficiency: Tensor | None = None
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    channels: Tensor | None = None
 
 
 @runtime_checkable

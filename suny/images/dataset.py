@@ -19,11 +19,14 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.geometry import Box, upright_box
+from suny.images.known_causes import KnownCauses
+from suny.images.view import View
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -73,6 +76,7 @@ class ImageList:
         class_names: by class index.
         label_space: what the labels count.
         has_boxes: whether the data set is annotated with boxes at all.
+        has_causes: whether it is known what its images' classes are caused by.
         notes: what a user should know about the list, one line each.
     """
 
@@ -80,6 +84,7 @@ class ImageList:
     class_names: dict[int, str]
     label_space: LabelSpace
     has_boxes: bool
+    has_causes: bool = False
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -123,6 +128,10 @@ class Dataset:
     def annotate(self, sample: Sample) -> Sample:
         """Fills in what is expensive to read for all samples (an annotation file an image)."""
         return sample
+
+    def known_causes(self, sample: Sample, view: View, device: torch.device | str = "cpu") -> KnownCauses | None:
+        """What is known about the causes of a sample's class, as a network sees it; None where nothing is."""
+        return None
 
     def load(self) -> ImageList:
         """The checked samples of a run.

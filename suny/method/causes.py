@@ -224,8 +224,12 @@ class FilterCauses:
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         activation = self.activation.float()  # in bf16 nearly all pixels of a sum would tie
-        of_channel = (values.to(activation)[:, None] * self.groups[players]).sum(0)
-        return combined(activation, of_channel, self.size)
+        return combined(activation, self.of_channels(players, values).to(activation), self.size)
+
+    def of_channels(self, players: Tensor, values: Tensor) -> Tensor:
+        """The players' values by channel, float32 (C,); 0 where none holds it."""
+        held = self.groups[players]
+        return (values.to(held.device, torch.float32)[:, None] * held).sum(0)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
         column = torch.full((self.count + 1,), -1, device=players.device)  # of each cause among the players

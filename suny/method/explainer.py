@@ -70,6 +70,7 @@ class Sides:
         n, s: the games; None where there is nothing to explain.
         dual: whether the two games are duals by construction.
         flags: what a reader must know, one phrase each.
+        channels: N and S value of every channel, (2, C), where causes are filters.
     """
 
     necessity_map: Tensor
@@ -78,6 +79,7 @@ class Sides:
     s: Side | None
     dual: bool = False
     flags: list[str] = field(default_factory=list)
+    channels: Tensor | None = None
 
 
 @configured
@@ -141,7 +143,14 @@ class SunyExplainer:
         necessity = torch.stack([one.necessity_map for one in found])
         sufficiency = torch.stack([one.sufficiency_map for one in found])
         saliency = combine(necessity, sufficiency, self.combine)
-        return Explanation(saliency, necessity, sufficiency, [describe(one) for one in found])
+        channels = [one.channels for one in found if one.channels is not None]
+        return Explanation(
+            saliency,
+            necessity,
+            sufficiency,
+            [describe(one) for one in found],
+            torch.stack(channels) if len(channels) == len(found) else None,
+        )
 
     def sides(self, engine: Engine, image: Tensor, target: int, seed: int) -> Sides:
         """Both games of one image (3, H, W).
@@ -157,7 +166,11 @@ class SunyExplainer:
         players, games, dual = self._games(causes, pool, clean)
         sides = [Side(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
         maps = [causes.project(x.players, torch.from_numpy(x.estimate.value)).clamp(min=0) for x in sides]
-        return Sides(maps[0], maps[1], sides[0], sides[1], dual, flags(sides[0], sides[1], dual and self.b == 1))
+        channels = None
+        if isinstance(causes, FilterCauses):
+            channels = torch.stack([causes.of_channels(x.players, torch.from_numpy(x.estimate.value)) for x in sides])
+        said = flags(sides[0], sides[1], dual and self.b == 1)
+        return Sides(maps[0], maps[1], sides[0], sides[1], dual, said, channels)
 
     def games(self, engine: Engine, image: Tensor, target: int) -> tuple[Game, Game]:
         """The necessity and the sufficiency game of one image (3, H, W), to be asked for any coalition of the players."""
