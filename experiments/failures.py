@@ -111,7 +111,8 @@ def main(arguments: Sequence[str]) -> int:
     samples, notes = labelled(run, images, classifier)
     for note in (*images.notes, *notes):
         tell(f"note: {note}")
-    if any(s.label is None for s in samples):
+    other = (images.label_space == "imagenet") != (classifier.label_space == "imagenet")
+    if other or any(s.label is None for s in samples):
         raise UserError(
             f"dataset={run.dataset.name} has no labels that {run.model.name} knows, so that no image is misclassified: give "
             "model.checkpoint=FILE, trained on this data set (python -m experiments.train)."

@@ -299,7 +299,12 @@ Maps = Callable[[Case], tuple[Tensor, Tensor] | Tensor]
 
 
 def scored(data: CausalShapes, engine: Engine, maps: Maps) -> dict[str, dict[str, float | None]]:
-    metrics = [CausalAuroc(name="n", side="necessity"), CausalAuroc(name="s", side="sufficiency"), PairAccuracy(), CalibrationError()]
+    metrics = [
+        CausalAuroc(name="n", side="necessity"),
+        CausalAuroc(name="s", side="sufficiency"),
+        PairAccuracy(),
+        CalibrationError(),
+    ]
     found: dict[str, dict[str, float | None]] = {}
     for case in cases(data, engine)[:5]:
         given = maps(case)

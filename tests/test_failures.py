@@ -197,6 +197,7 @@ def test_cases_are_laid_out_and_not_done_again(command: Cli, tmp_path: Path) -> 
         (["cases=few"], "cases=few: give a number from 1 up, or all"),
         (["workers=-1"], "workers=-1: give a number from 0 up"),
         (["dataset=demo", "dataset.root=null"], "so that no image is misclassified: give model.checkpoint=FILE"),
+        (["model=efficientnet_lite0", "model.checkpoint=null"], "no labels that efficientnet_lite0 knows"),
         (["methd=suny"], "unknown key methd. Did you mean 'method'?"),
     ],
 )
