@@ -128,24 +128,32 @@ def photographs(
         _Photographs(samples, look),  # type: ignore[arg-type]
         batch_sampler=order,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=_together,
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # without it the loader would draw from the random numbers of the training
     )
     try:
-        for items in loader:
-            wrong = [problem for _, pixels, problem in items if pixels is None]
+        for at, pixels, wrong in loader:
             if wrong and strict:
                 raise UserError(
                     f"cannot use an image: {wrong[0]}. Mend it, or leave such images out with dataset.strict=false."
                 )
-            readable = [(at, pixels) for at, pixels, _ in items if pixels is not None]
-            if readable:
-                yield torch.tensor([at for at, _ in readable]), torch.stack([pixels for _, pixels in readable])
+            if len(at):
+                yield at, pixels
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError("a worker process died, most likely for want of (shared) memory: give workers=0, or fewer.") from error
+
+
+def _together(items: Sequence[Item]) -> tuple[Tensor, Tensor, list[str]]:
+    """A batch: positions and pixels of the readable images, and what is wrong with the others.
+
+    It is made by the workers: each tensor that they hand over takes an open file.
+    """
+    readable = [(at, pixels) for at, pixels, _ in items if pixels is not None]
+    stacked = torch.stack([pixels for _, pixels in readable]) if readable else torch.empty(0)
+    return torch.tensor([at for at, _ in readable]), stacked, [problem for _, pixels, problem in items if pixels is None]
 
 
 def usual_workers() -> int:
