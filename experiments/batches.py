@@ -151,9 +151,9 @@ def _together(items: Sequence[Item]) -> tuple[Tensor, Tensor, list[str]]:
 
     It is made by the workers: each tensor that they hand over takes an open file.
     """
-    readable = [(at, pixels) for at, pixels, _ in items if pixels is not None]
-    stacked = torch.stack([pixels for _, pixels in readable]) if readable else torch.empty(0)
-    return torch.tensor([at for at, _ in readable]), stacked, [problem for _, pixels, problem in items if pixels is None]
+    good = [(at, pixels) for at, pixels, _ in items if pixels is not None]
+    stacked = torch.stack([pixels for _, pixels in good]) if good else torch.empty(0)
+    return torch.tensor([at for at, _ in good]), stacked, [problem for _, pixels, problem in items if pixels is None]
 
 
 def usual_workers() -> int:

@@ -89,8 +89,9 @@ def fit(
         UserError: the state belongs to another training; the loss is no number any more.
     """
     network, optimizer = lesson.network, recipe.optimizer_of(lesson.groups)
-    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     mixed = recipe.mixed_precision and device.type == "cuda"
+    # cards before Ampere only emulate bfloat16
+    half = torch.bfloat16 if mixed and torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=mixed and half == torch.float16)
     epochs: list[Epoch] = []
     best: dict[str, Tensor] = {}
