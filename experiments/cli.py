@@ -22,8 +22,13 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 EXIT_OK, EXIT_DEFECT, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 130
 
 
-def guarded(program: Callable[[], int]) -> int:
-    """Runs a program and turns its ending into an exit code; a mistake of the user is one line on stderr."""
+def guarded(program: Callable[[], int], configuration: str = "config") -> int:
+    """Runs a program and turns its ending into an exit code; a mistake of the user is one line on stderr.
+
+    Args:
+        program: returns the exit code.
+        configuration: the file in ``conf`` whose keys it takes.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
     register_torchvision(sys.argv[1:])
     register_on_request(sys.argv[1:])
@@ -32,19 +37,19 @@ def guarded(program: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except Exception as error:
-        said = mistake(error)
+        said = mistake(error, configuration)
         if said is None:
             raise
         complain(said)
         return EXIT_MISTAKE
 
 
-def mistake(error: Exception) -> UserError | None:
+def mistake(error: Exception, configuration: str = "config") -> UserError | None:
     """An exception as the one line that tells the user's mistake; None where it is a defect of this project."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return explain_hydra(error, dotted_keys(composed([])))
+        return explain_hydra(error, dotted_keys(composed([], configuration)))
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
     if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -73,7 +78,7 @@ def complain(error: UserError) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def composed(overrides: list[str]) -> DictConfig:
+def composed(overrides: list[str], configuration: str = "config") -> DictConfig:
     """The configuration with overrides, outside a Hydra program."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides)
+        return compose(configuration, overrides)

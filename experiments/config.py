@@ -71,7 +71,7 @@ def register_torchvision(arguments: Sequence[str]) -> None:
     asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
     for name in asked & set(torchvision_models.names()):
         if not (CONF / "model" / f"{name}.yaml").exists():
-            node = {**template, "name": name, "arch": name, "weights_version": None, "target_layer": None}
+            node = {**template, "name": name, "arch": name, "weights_version": None}
             ConfigStore.instance().store(group="model", name=name, node=node)
 
 
@@ -186,7 +186,7 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         cause = str(error.__cause__ or "")
         if "is not in struct" in cause or "append" in text:
             siblings = [k for k in keys if k.count(".") == found[1].count(".")] or list(keys)
-            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}python run.py --help lists the keys.")
+            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}--help lists the keys.")
         text = f"{text} {cause}"
     return UserError(" ".join(text.split())[:400])
 

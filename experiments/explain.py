@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{path.name}: top-5 of {classifier.name}")
     best = probabilities.topk(min(5, len(probabilities)))
     for p, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"  {p:.4f}  {index:4d}  {classifier.class_name(index)}")
+        print(f"  {p:.4f}  {classifier.label(index):4d}  {classifier.class_name(index)}")
 
     seed = image_seed(run.settings.seed, path.stem)
     found = {}
@@ -121,21 +121,25 @@ def _methods(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
 
 
 def class_index(wanted: str, classifier: Classifier) -> int:
-    """A class by index, WordNet id or name (as a whole, or one of its comma-separated synonyms).
+    """The output for a class by index, WordNet id or name (as a whole, or one of its comma-separated synonyms).
 
     Raises:
         UserError: out of range, or no such class.
     """
     if wanted.isdecimal():
-        if int(wanted) >= classifier.num_classes:
-            raise UserError(f"target={wanted}: {classifier.name} has the classes 0..{classifier.num_classes - 1}.")
-        return int(wanted)
+        output = classifier.output(int(wanted))
+        if output is None:
+            known = sorted(classifier.label(k) for k in range(classifier.num_classes))
+            valid = f"{known[0]}..{known[-1]}" if known[-1] - known[0] + 1 == len(known) else ", ".join(map(str, known))
+            raise UserError(f"target={wanted}: {classifier.name} has the classes {valid}.")
+        return output
     names: dict[str, int] = {}
     for index, name in classifier.class_names.items():
         for synonym in (name, *name.split(",")):
             names.setdefault(synonym.strip().lower(), index)
     if classifier.label_space == "imagenet":
-        names |= {wnid: index for wnid, (index, _) in imagenet_classes().items()}
+        found = {wnid: classifier.output(index) for wnid, (index, _) in imagenet_classes().items()}
+        names |= {wnid: output for wnid, output in found.items() if output is not None}
     if wanted.lower() not in names:
         raise UserError(f"target={wanted} is no class of {classifier.name}. {nearest(wanted.lower(), names)}")
     return names[wanted.lower()]

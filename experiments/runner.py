@@ -23,7 +23,8 @@ from experiments.config import Run
 from experiments.picture import save_picture
 from experiments.records import Cell, Record, write_atomically, writing
 from experiments.results import READ, entry_of, failures_of
-from metrics.base import Case, Frame, Metric, Need
+from metrics.base import Case, Frame, Metric, Need, Part
+from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
@@ -32,6 +33,7 @@ from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage, decode
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
+from suny.images.view import View
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def run_cell(run: Run) -> Finished:
     if not classifier.class_names and len(images.class_names) == classifier.num_classes:
         classifier = replace(classifier, class_names=images.class_names)
     notes = list(images.notes)
-    samples, label_note = _labelled(run, images, classifier)
-    notes += [label_note] if label_note else []
+    samples, label_notes = labelled(run, images, classifier)
+    notes += label_notes
     metrics, skipped = _measurable(run, images)
     notes += [f"{name} is skipped: {why}" for name, why in skipped.items()]
     card = make_card(run, images, classifier, device, metrics, skipped)
@@ -152,14 +154,14 @@ def _record(
     wanted.write(classifier, sample, found, again=True)
     return {
         "image": sample.image,
-        "target": found.target,
+        "target": classifier.label(found.target),
         "prob": float(found.probabilities[found.target]),
         **values,
         "forwards": (engine.cost - before).forwards,
         "seconds": round(time.perf_counter() - began, 3),
         "status": "degenerate" if degenerate else "ok",
         "label": sample.label,
-        "predicted": int(found.probabilities.argmax()),
+        "predicted": classifier.label(int(found.probabilities.argmax())),
         "boxes": len(boxes),
         "boxes_lost": lost,
         "explain_forwards": found.cost.forwards,
@@ -175,7 +177,8 @@ def _record(
 
 @dataclass(frozen=True)
 class Explained:
-    """One explained image: as decoded, as the network sees it (3, H, W), p of all classes (K,), and what explaining cost."""
+    """One explained image: as decoded, as the network sees it (3, H, W), p of all outputs (K,), the explained output, and
+    what explaining cost."""
 
     decoded: Decoded
     image: Tensor
@@ -195,7 +198,8 @@ def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample)
             f"{classifier.name} returns NaN or infinite outputs for image {sample.image}: its weights are damaged, or "
             f"precision={engine.precision} is too coarse for it."
         )
-    target = int(probabilities.argmax()) if run.settings.target == "predicted" else int(sample.label or 0)
+    given = None if run.settings.target == "predicted" or sample.label is None else classifier.output(sample.label)
+    target = int(probabilities.argmax()) if given is None else given
     began, before = time.perf_counter(), engine.cost
     seed = image_seed(run.settings.seed, sample.image)
     if isinstance(run.explainer, StoredMaps):
@@ -244,14 +248,13 @@ def _case(
         maps = run.explainer.explain(other, found.image[None], torch.tensor([found.target]), [seed])
         return torch.nan_to_num(maps.saliency[0], nan=0.0, posinf=0.0, neginf=0.0)
 
-    parts = [(name, *view.point(x, y, size)) for name, x, y in sample.parts]
     return Case(
         engine,
         found.image,
         found.target,
         saliency=torch.nan_to_num(explanation.saliency[0], nan=0.0, posinf=0.0, neginf=0.0),
         boxes=boxes,
-        parts=[(name, x, y) for name, x, y in parts if 0 <= x < view.crop and 0 <= y < view.crop],
+        parts=parts_in_view(view, sample, size),
         necessity=clean(explanation.necessity),
         sufficiency=clean(explanation.sufficiency),
         frame=Frame(upright, lambda x, y: view.upright(x, y, size)),
@@ -261,6 +264,18 @@ def _case(
         seed=image_seed(run.settings.seed, sample.image),
         explain=None if isinstance(run.explainer, StoredMaps) else again,
     )
+
+
+def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Part]:
+    """The sample's parts in pixels of the view; those that the crop loses are left out.
+
+    Args:
+        view: the network's.
+        sample: with parts in pixels of the upright image.
+        size: (width, height) of the upright image.
+    """
+    parts = [(name, *view.point(x, y, size)) for name, x, y in sample.parts]
+    return [(name, x, y) for name, x, y in parts if 0 <= x < view.crop and 0 <= y < view.crop]
 
 
 @dataclass(frozen=True)
@@ -319,8 +334,53 @@ def image_seed(seed: int, image: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode("utf-8", "surrogateescape")).digest()[:4], "big")
 
 
+def labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], list[str]]:
+    """Checks that the labels are the network's classes; labels that can't be are dropped with a note.
+
+    Returns: the samples, and notes for the user.
+
+    Raises:
+        UserError: labels are needed, and can't be compared; a label that the network has no output for.
+    """
+    if classifier.trained:
+        return _labelled_as_trained(run, images, classifier, classifier.trained)
+    samples, note = _labelled(run, images, classifier)
+    return samples, [note] if note else []
+
+
+def _labelled_as_trained(
+    run: Run, images: ImageList, classifier: Classifier, trained: Trained
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """The samples with the class indices of an own checkpoint; a class is the same where its name is.
+
+    Folders are numbered by the folders beside them, so that their index says nothing without the name.
+    """
+    if images.label_space != trained.label_space:
+        said = f"labels of {run.dataset.name} are not the classes of model.checkpoint, which was trained on {trained.dataset}"
+        if run.settings.target == "label":
+            raise UserError(f"target=label: {said}; use target=predicted.")
+        return tuple(replace(s, label=None) for s in images.samples), [f"{said}: they are not compared with predictions"]
+    by_name = dict(zip(trained.class_names, trained.class_ids, strict=True))
+    samples = []
+    for sample in images.samples:
+        if sample.label is not None:
+            name = images.class_names[sample.label]
+            index = by_name.get(name) if images.label_space == "folders" else sample.label
+            output = None if index is None else classifier.output(index)
+            if output is None or classifier.class_names[output] != name:
+                raise UserError(
+                    f"image {sample.image} is of class '{name}', which is none of the {classifier.num_classes} classes of "
+                    "model.checkpoint: train on all classes of the data set, or leave the others out of its folder."
+                )
+            sample = replace(sample, label=index)
+        samples.append(sample)
+    if run.dataset.name == trained.dataset and getattr(run.dataset, "split", "test") != "test":
+        return tuple(samples), ["the network was trained on some of these images; dataset.split=test leaves them out"]
+    return tuple(samples), []
+
+
 def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
-    """Checks that the labels are the network's classes; labels that can't be are dropped with a note."""
+    """Labels of networks that do not say what they were trained on."""
     samples, outputs = images.samples, classifier.num_classes
     other = f"{run.dataset.name} has {len(images.class_names)} classes, {run.model.name} has {outputs} outputs"
     same_count = len(images.class_names) == outputs

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 from torch import Tensor, nn
 
 import suny  # noqa: F401 - before anything imports torchvision
@@ -41,6 +43,44 @@ def cub() -> Path:
 @pytest.fixture
 def imagenet_sample() -> Path:
     return real("imagenet-sample")
+
+
+# of the small birds below: class id, name, colour
+SPECIES = (
+    (5, "005.Red_Auklet", (200, 40, 40)),
+    (17, "017.Green_Auklet", (40, 180, 40)),
+    (100, "100.Blue_Gull", (40, 60, 210)),
+)
+
+
+def small_birds(root: Path, train: int = 10, test: int = 4, seed: int = 0) -> Path:
+    """Three of CUB-200-2011's classes in the official layout, as noise of three colours: 80 x 60 pixels, one part (the beak)
+    in the centre and one (the tail) in a corner that the crop loses."""
+    folder = root / "CUB_200_2011"
+    (folder / "parts").mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    names = {id_: f"{id_:03d}.Some_Bird{id_}" for id_ in range(1, 201)} | {id_: name for id_, name, _ in SPECIES}
+    lists: dict[str, list[str]] = {"classes": [f"{id_} {name}" for id_, name in names.items()]}
+    number = 0
+    for id_, name, colour in SPECIES:
+        (folder / "images" / name).mkdir(parents=True)
+        for at in range(train + test):
+            number += 1
+            pixels = rng.normal(colour, 30, (60, 80, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"bird_{at}.png")
+            for file, line in {
+                "images": f"{name}/bird_{at}.png",
+                "image_class_labels": f"{id_}",
+                "train_test_split": f"{int(at < train)}",
+                "bounding_boxes": "20.0 10.0 40.0 40.0",
+                "parts/part_locs": "1 40.0 30.0 1",
+            }.items():
+                lists.setdefault(file, []).append(f"{number} {line}")
+            lists["parts/part_locs"].append(f"{number} 2 1.0 59.0 1")
+    lists["parts/parts"] = ["1 beak", "2 tail"]
+    for file, lines in lists.items():
+        (folder / f"{file}.txt").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 class Weighted(nn.Module):

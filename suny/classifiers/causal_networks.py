@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from suny.classifiers.checkpoint import load_state, read_state
-from suny.classifiers.classifier import Classifier, Model, finish
+from suny.classifiers.classifier import Classifier, Model, Source, finish
 from suny.configured import configured
 from suny.errors import UserError
 from suny.images.scenes import WORLDS, World, WorldName
@@ -48,7 +48,7 @@ class CausalCnn(Model):
         network = causal_cnn(len(WORLDS[self.world].classes), self.seed)
         if trained:
             load_state(network, read_state(file), file, "causal_cnn")
-        return _named(finish(self, network, VIEW, "features"), WORLDS[self.world])
+        return _named(finish(self, Source(network, VIEW, "features")), WORLDS[self.world])
 
 
 @configured
@@ -66,7 +66,7 @@ class CausalAnalytic(Model):
             raise UserError(f"model '{self.name}' sees hues only: use dataset.world=colours, not {self.world}.")
         if self.weights != "pretrained" or self.checkpoint is not None:
             raise UserError(f"model '{self.name}' has no weights but its own: leave model.weights and model.checkpoint alone.")
-        return _named(finish(self, causal_analytic(), VIEW, "maps"), WORLDS["colours"])
+        return _named(finish(self, Source(causal_analytic(), VIEW, "maps")), WORLDS["colours"])
 
 
 def _named(built: Classifier, world: World) -> Classifier:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from suny.classifiers.checkpoint import Trained
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.dataset import LabelSpace, imagenet_classes
@@ -24,14 +25,19 @@ from suny.images.view import View
 class Classifier:
     """A network ready to be explained.
 
+    Its outputs are counted 0..K-1. The class indices of a data set are the same numbers, unless an own checkpoint says which
+    of them its outputs are (:meth:`label`, :meth:`output`).
+
     Args:
         name: as on the command line.
         network: maps a normalised batch (N, 3, H, W) to logits (N, K).
         view: its preprocessing.
         target_layer: name of the submodule whose output (N, C, h, w) is explained.
         num_classes: K.
-        class_names: by class index; empty where unknown.
-        label_space: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``.
+        class_names: by output; empty where unknown.
+        label_space: what the class indices count: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``,
+            unless an own checkpoint says it.
+        trained: what an own checkpoint says; None for other weights.
     """
 
     name: str
@@ -41,9 +47,36 @@ class Classifier:
     num_classes: int
     class_names: dict[int, str]
     label_space: LabelSpace
+    trained: Trained | None = None
 
-    def class_name(self, index: int) -> str:
-        return self.class_names.get(index, f"class {index}")
+    def class_name(self, output: int) -> str:
+        return self.class_names.get(output, f"class {output}")
+
+    def label(self, output: int) -> int:
+        """The class index of an output."""
+        return self.trained.class_ids[output] if self.trained else output
+
+    def output(self, label: int) -> int | None:
+        """The output for a class index; None where the network does not have the class."""
+        known = self.trained.class_ids if self.trained else range(self.num_classes)
+        return known.index(label) if label in known else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network as its checkpoint has it, before anything is changed for speed: as it can be trained.
+
+    Args:
+        network: maps a normalised batch to logits.
+        view: its preprocessing.
+        target_layer: the usual one; None: the last feature map.
+        trained: what an own checkpoint says; None for other weights.
+    """
+
+    network: nn.Module
+    view: View
+    target_layer: str | None
+    trained: Trained | None = None
 
 
 @configured
@@ -55,7 +88,7 @@ class Model:
         weights: ``pretrained`` (the published ImageNet weights) or ``random`` (seeded, for tests and controls).
         checkpoint: file with own weights (.safetensors, .pth, .pt), instead of ``weights``.
         num_classes: outputs of the network; None: what the checkpoint has, or 1000.
-        target_layer: submodule to explain; None: the network's usual one.
+        target_layer: submodule to explain; None: the checkpoint's, or the network's usual one.
         seed: of the random weights.
     """
 
@@ -72,15 +105,24 @@ class Model:
         Raises:
             UserError: weights that can't be had, a checkpoint that does not fit, an unknown layer.
         """
-        raise NotImplementedError
+        return finish(self, self.source())
+
+    def source(self) -> Source:
+        """The network with its weights, as :mod:`experiments.train` trains it.
+
+        Raises:
+            UserError: weights that can't be had, a checkpoint that does not fit.
+        """
+        raise UserError(f"model={self.name} cannot be trained here: its class has no source().")
 
 
-def finish(model: Model, network: nn.Module, view: View, default_layer: str | None) -> Classifier:
+def finish(model: Model, source: Source) -> Classifier:
     """What every network needs last: evaluation mode, a checked target layer, class names."""
+    network, view, trained = source.network, source.view, source.trained
     network.eval().requires_grad_(False)
     maps = output_shapes(network, (view.crop, view.crop))
     outputs = maps.pop("")[1]
-    layer = model.target_layer or default_layer or last_map(network, maps)
+    layer = model.target_layer or (trained.target_layer if trained else source.target_layer) or last_map(network, maps)
     if layer not in maps:
         shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
         raise UserError(
@@ -89,6 +131,9 @@ def finish(model: Model, network: nn.Module, view: View, default_layer: str | No
             f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
         )
     refuse_points(maps[layer], f"model.target_layer={layer}")
+    if trained:
+        own_names = dict(enumerate(trained.class_names))
+        return Classifier(model.name, network, view, layer, outputs, own_names, trained.label_space, trained)
     space: LabelSpace = "imagenet" if outputs == 1000 else "own"
     names = dict(imagenet_classes().values()) if space == "imagenet" else {}
     return Classifier(model.name, network, view, layer, outputs, names, space)

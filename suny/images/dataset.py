@@ -193,6 +193,21 @@ def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample
     return [samples[i] for i in np.sort(chosen)]
 
 
+def set_apart(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Cuts samples in two, class by class: the rest, and a share of each class drawn by seed.
+
+    A class gives at most all but one image. Whether an image is drawn depends on its id and its class mates, on nothing else.
+    """
+    classes: dict[int | None, list[Sample]] = {}
+    for sample in samples:
+        classes.setdefault(sample.label, []).append(sample)
+    apart: set[str] = set()
+    for members in classes.values():
+        lot = sorted(members, key=lambda s: hashlib.sha256(f"{seed}:{s.image}".encode("utf-8", "surrogateescape")).digest())
+        apart |= {s.image for s in lot[: min(round(share * len(lot)), len(lot) - 1)]}
+    return [s for s in samples if s.image not in apart], [s for s in samples if s.image in apart]
+
+
 def _check(sample: Sample, needs_box: bool) -> Sample:
     """Marks what is wrong with a sample; wrong boxes are removed, a missing file keeps its path."""
     if not sample.path.is_file():

@@ -2,29 +2,72 @@
 
 Class folders named by WordNet ids (n01440764) get ImageNet's class indices; any other names are numbered in sorted order,
 as torchvision's ImageFolder does.
+
+For training there are two parts: the folders ROOT/train and ROOT/test (or ROOT/val), or, where the root has no such folders,
+a share of each class drawn by seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
-from suny.configured import configured
+from pydantic import Field
+
+from suny.configured import Seed, configured
 from suny.errors import UserError
-from suny.images.dataset import IMAGE_SUFFIXES, Dataset, ImageList, LabelSpace, Sample, find_root, imagenet_classes
+from suny.images.dataset import (
+    IMAGE_SUFFIXES,
+    Dataset,
+    ImageList,
+    LabelSpace,
+    Sample,
+    find_root,
+    imagenet_classes,
+    set_apart,
+)
+
+_TEST_FOLDERS = ("test", "val")
 
 
 @configured
 class ImageFolder(Dataset):
-    """A folder of class folders; keys as in :class:`~suny.images.dataset.Dataset`."""
+    """A folder of class folders.
+
+    Args:
+        split: ``all`` images, or the ``train`` or ``test`` part.
+        test_share: of each class, where the root has no folders train and test (or val).
+        split_seed: of that draw.
+    """
+
+    split: Literal["all", "train", "test"] = "all"
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    split_seed: Seed = 0
 
     def read(self) -> ImageList:
-        def images(folder: Path) -> Iterator[Path]:
-            return (p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        parts = self._parts()
+        if self.split != "all" and parts:
+            known = sorted({p.parent.name for part in parts for p in _images(part)})
+            return self._listed(parts[0] if self.split == "train" else parts[1], known)
+        root = find_root(self.root, self.name, lambda f: any(_images(f)), "<class folder>/<image>.jpg")
+        every = self._listed(root, sorted({p.parent.name for p in _images(root)}))
+        if self.split == "all":
+            return every
+        train, test = set_apart(every.samples, self.test_share, self.split_seed)
+        chosen = train if self.split == "train" else test
+        drawn = f"{len(chosen)} of {len(every.samples)} images are the {self.split} part, drawn by dataset.split_seed"
+        return replace(every, samples=tuple(chosen), notes=(*every.notes, drawn))
 
-        root = find_root(self.root, self.name, lambda f: any(images(f)), "<class folder>/<image>.jpg")
-        files = sorted(images(root))
-        folders = sorted({p.parent.name for p in files})
+    def _parts(self) -> tuple[Path, Path] | None:
+        """The folders of the train and the test part; None where the root has none."""
+        root = Path(str(self.root)).expanduser()
+        tests = [root / name for name in _TEST_FOLDERS if any(_images(root / name))]
+        return (root / "train", tests[0]) if tests and any(_images(root / "train")) else None
+
+    def _listed(self, root: Path, folders: list[str]) -> ImageList:
+        files = sorted(_images(root))
         imagenet = imagenet_classes()
         known = [f for f in folders if f in imagenet]
         space: LabelSpace = "imagenet" if len(known) == len(folders) else "folders"
@@ -42,3 +85,7 @@ class ImageFolder(Dataset):
         inside = root != Path(str(self.root)).expanduser()
         notes = (f"images are taken from {root}",) if inside else ()
         return ImageList(samples, names, space, has_boxes=False, notes=notes)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)

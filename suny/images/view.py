@@ -36,11 +36,14 @@ class View:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The normalised input of the network, float32 (3, crop, crop)."""
-        pixels = tvf.pil_to_tensor(self.visible(image)).to(torch.float32)
+        return self.normalised(tvf.pil_to_tensor(self.visible(image)))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels 0..255, (..., 3, H, W) of any type, as the network takes them: float32."""
         # in units of 0..255, so that a mean of 127 and a standard deviation of 128 are exact
         mean = torch.tensor(self.mean, dtype=torch.float64)[:, None, None] * 255.0
         std = torch.tensor(self.std, dtype=torch.float64)[:, None, None] * 255.0
-        return (pixels - mean.to(torch.float32)) / std.to(torch.float32)
+        return (pixels.to(torch.float32) - mean.to(pixels.device, torch.float32)) / std.to(pixels.device, torch.float32)
 
     def visible(self, image: Image.Image) -> Image.Image:
         """What the network sees, as a picture (crop, crop)."""
