@@ -23,7 +23,6 @@ PAPER = ("gradcam", "gradcampp", "smoothgrad", "rise", "scorecam", "cexcnn", "gr
 _FAMILIES = (OWN, BASELINE, CONTROL)
 
 LEVEL = 0.05  # of the tests that decide on marks
-FEWEST = 6  # images; with fewer the smallest p of a signed-rank test is above the level
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +65,9 @@ class Column:
         """``best``: the best mean and all that do not differ significantly from it; ``second``: the same of the others."""
         if self.measure.metric is None or self.measure.higher_is_better is None or len(self.ranked) < 2:
             return {}  # a cost is no matter of significance
-        if min(self.cells[row].entry(self.measure.name)["n"] for row in self.ranked) < FEWEST:
-            return {}
+        n = min(self.cells[row].entry(self.measure.name)["n"] for row in self.ranked)
+        if (len(self.ranked) - 1) * 2.0 ** (1 - n) >= LEVEL:
+            return {}  # even a difference on every image would not be significant
         marks: dict[str, str] = {}
         left = list(self.ranked)
         for mark in ("best", "second"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.results import Result
 from experiments.tables.ablations import Sweep
-from experiments.tables.columns import FEWEST, Block, Column
+from experiments.tables.columns import Block, Column
 from experiments.tables.specs import Spec
 from experiments.tables.text import HOLE, bounds, failures_said, interval, number, table
 
@@ -30,7 +30,7 @@ _CSV = (
 LEGEND = (
     "Mean [95% bootstrap interval over images]; n in the cell where it is not the line's. **Bold**: the best mean (★) and all "
     "methods that do not differ significantly from it, image by image (Wilcoxon's signed ranks, Holm, .05); *italic*: the same "
-    f"among the others. With fewer than {FEWEST} images nothing is marked."
+    "among the others. Nothing is marked where the images are too few for any difference to be significant."
 )
 
 
