@@ -33,7 +33,7 @@ class Photographs(Dataset):
     """
 
     folder: str | None = None
-    part: Literal["screen", "confirm", "reserve", "all"] = "all"
+    part: Literal["screen", "confirm", "reserve", "all"] = "screen"
     screen: Annotated[int, Field(ge=1)] = 30
     confirm: Annotated[int, Field(ge=1)] = 60
     split_seed: Seed = 0

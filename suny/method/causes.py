@@ -10,6 +10,7 @@ explainer asks no others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -91,23 +92,30 @@ class ImageCauses:
         return self._score(players, coalitions, keep=True)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
+        covers = self._covers(players)
+
+        def build(part: slice) -> Tensor:
+            cover = covers(coalitions[part])
+            return blend(self.image, self.background, cover if keep else 1 - cover)
+
+        return self.engine.score(len(coalitions), build, self.target)
+
+    def _covers(self, players: Tensor) -> Callable[[Tensor], Tensor]:
+        """What coalitions of the players, bool (n, k), cover: (n, H, W) in [0, 1]."""
         together = self.rule == "partition" or len(players) <= self.engine.batch_size
         ready = self.masks(players) if together else None
         if ready is not None and self.rule == "partition":
             ready = shares(ready)
 
-        def build(part: slice) -> Tensor:
-            rows = coalitions[part]
-            if ready is None and bool((rows.sum(1) == 1).all()):  # single causes are their own masks
-                cover = self.masks(players[rows.int().argmax(1)])
-            elif ready is None:  # many players: only the masks that this batch needs
-                used = rows.any(0).nonzero()[:, 0]
-                cover = union(rows[:, used], self.masks(players[used]), self.rule)
-            else:
-                cover = union(rows, ready, self.rule)
-            return blend(self.image, self.background, cover if keep else 1 - cover)
+        def covers(rows: Tensor) -> Tensor:
+            if ready is not None:
+                return union(rows, ready, self.rule)
+            if bool((rows.sum(1) == 1).all()):  # single causes are their own masks
+                return self.masks(players[rows.int().argmax(1)])
+            used = rows.any(0).nonzero()[:, 0]  # many players: only the masks that this batch needs
+            return union(rows[:, used], self.masks(players[used]), self.rule)
 
-        return self.engine.score(len(coalitions), build, self.target)
+        return covers
 
 
 class FeatureCauses(ImageCauses):
@@ -167,6 +175,17 @@ class RegionCauses(ImageCauses):
 
     def masks(self, players: Tensor) -> Tensor:
         return (self.regions[None] == players[:, None, None]).to(self.image.dtype)
+
+    def _covers(self, players: Tensor) -> Callable[[Tensor], Tensor]:
+        column = torch.full((self.count,), len(players), device=players.device)  # of each pixel's region among the players
+        column[players] = torch.arange(len(players), device=players.device)
+        of_pixel = column[self.regions]
+
+        def covers(rows: Tensor) -> Tensor:
+            nobody = rows.new_zeros(len(rows), 1)
+            return torch.cat([rows, nobody], 1)[:, of_pixel].to(self.image.dtype)
+
+        return covers
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         of_region = self.image.new_zeros(self.count)

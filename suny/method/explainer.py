@@ -179,7 +179,7 @@ class SunyExplainer:
         channels = None
         if isinstance(causes, FilterCauses):
             channels = torch.stack([causes.of_channels(x.players, torch.from_numpy(x.estimate.value)) for x in sides])
-        said = flags(sides[0], sides[1], dual and self.b == 1)
+        said = flags(sides[0].estimate.full, sides[1].estimate.empty, dual and self.b == 1)
         return Sides(saliency, *maps, sides[0], sides[1], dual, said, channels)
 
     def games(self, engine: Engine, image: Tensor, target: int) -> tuple[Game, Game]:
@@ -277,12 +277,18 @@ def combine(n: Tensor, s: Tensor, how: Combine) -> Tensor:
     return (n + s) / 2
 
 
-def flags(n: Side, s: Side, same: bool) -> list[str]:
-    """What a reader of an explanation must know."""
+def flags(necessity: float, empty: float, same: bool) -> list[str]:
+    """What a reader of an explanation must know.
+
+    Args:
+        necessity: E_N(F_N), of all candidates together.
+        empty: E_S(empty).
+        same: whether N and S are the same values.
+    """
     found = []
-    if n.estimate.full < WEAK_NECESSITY:
+    if necessity < WEAK_NECESSITY:
         found.append(f"E_N(F_N) < {WEAK_NECESSITY}")
-    if s.estimate.empty > HIGH_EMPTY_SUFFICIENCY:
+    if empty > HIGH_EMPTY_SUFFICIENCY:
         found.append(f"E_S(empty) > {HIGH_EMPTY_SUFFICIENCY}")
     if same:
         found.append("the two games are duals: N and S have the same values")
