@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
-from experiments.card import tell
+from experiments.progress import tell
 from experiments.records import write_atomically, writing
 from experiments.runner import image_seed
 from suny.classifiers.classifier import weights_digest

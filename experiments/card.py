@@ -7,16 +7,15 @@ import inspect
 import json
 import platform
 import subprocess
-import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from experiments.config import Run
+from experiments.progress import tell
 from experiments.records import Cell
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
@@ -33,11 +32,6 @@ _PACKAGES = (
 
 # of a metric's protocol, what does not change a number
 TEXTS = ("unit", "reference")
-
-
-def tell(text: str) -> None:
-    """A line for the user beside the results, without tearing a progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def make_card(
@@ -148,9 +142,9 @@ def carry_card(cell: Cell, old: dict[str, Any] | None, card: dict[str, Any]) -> 
     now = {k: card[k] for k in made_with}
     if now == made_with or now in old.get("continued_with", []):
         return
+    changed = ", ".join(k for k, v in now.items() if v != made_with[k])
     if len(cell.records) == card["images"]["count"]:
-        changed = ", ".join(k for k, v in now.items() if v != made_with[k])
         tell(f"note: this finished cell was computed with other {changed} (see its card); delete {cell.folder} to redo it")
     else:
-        tell("note: this cell was begun with other versions or another revision; the card lists both")
+        tell(f"note: this cell was begun with other {changed}; the card lists both")
         cell.write_card({**old, "continued_with": [*old.get("continued_with", []), now]})

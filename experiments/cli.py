@@ -50,6 +50,8 @@ def mistake(error: Exception, configuration: str = "config") -> UserError | None
         return error
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_hydra(error, dotted_keys(composed([], configuration)))
+    if isinstance(error, RuntimeError) and "Unknown plugin class" in str(error):
+        return UserError('this hydra/launcher is not installed: pip install -e ".[cluster]".')
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -17,11 +17,13 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from experiments.shards import Shard
 from metrics.base import Metric
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import Model
@@ -52,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell to compute: all objects, and the resolved configuration they came from."""
+    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard."""
 
     settings: Settings
     dataset: Dataset
@@ -60,6 +62,7 @@ class Run:
     explainer: Explainer
     metrics: dict[str, Metric]
     resolved: dict[str, Any]
+    shard: Shard
 
 
 def register_torchvision(arguments: Sequence[str]) -> None:
@@ -86,6 +89,14 @@ def register_on_request(arguments: Sequence[str]) -> None:
             ConfigStore.instance().store(group=group, name=name, node=yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+def register_launchers() -> None:
+    """Puts this project's launchers behind the names under which Hydra's plugins have theirs (``conf/launchers``)."""
+    Plugins.instance()  # finds the plugins, which then register their own
+    for path in sorted((CONF / "launchers").glob("*.yaml")):
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+        ConfigStore.instance().store(group="hydra/launcher", name=path.stem, node=node)
+
+
 def read(cfg: DictConfig) -> Run:
     """Objects from a composed configuration.
 
@@ -96,6 +107,9 @@ def read(cfg: DictConfig) -> Run:
         resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {error}") from error
+    shard = resolved.pop("shard", None) or {}
+    if not isinstance(shard, Mapping):
+        raise UserError(f"shard={shard}: give shards=N for N shards, or shard.count=N shard.index=I for one of them.")
     groups = {g: resolved.get(g) for g in _GROUPS}
     top = {k: v for k, v in resolved.items() if k not in _GROUPS}
     settings = make(Settings, top, "")
@@ -113,6 +127,7 @@ def read(cfg: DictConfig) -> Run:
         explainer=make_target(groups["method"], "method", Explainer),
         metrics=metrics,
         resolved=resolved,
+        shard=make(Shard, shard, "shard"),
     )
 
 
@@ -171,11 +186,13 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         keys: all dotted keys of the default configuration.
     """
     text = str(error)
-    missing = re.search(r"Could not (?:find|load) '(\w+)/(.*?)'", text)
+    missing = re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text)
     if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
         group, name = missing[1], missing[2]
         files = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
         more, said = (torchvision_models.names(), " and every torchvision classifier") if group == "model" else ([], "")
+        if group == "hydra/launcher":
+            files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
     if isinstance(error, OverrideParseException):
         key, sign, value = str(error.override).partition("=")

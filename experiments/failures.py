@@ -42,10 +42,11 @@ from tqdm import tqdm
 
 from experiments import config
 from experiments.batches import outputs, readable, usual_workers
-from experiments.card import carry_card, make_card, tell
+from experiments.card import carry_card, make_card
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.config import Run
 from experiments.picture import over
+from experiments.progress import tell
 from experiments.records import Cell, Record, write_atomically, writing
 from experiments.runner import image_seed, labelled, parts_in_view
 from experiments.tables import number

@@ -5,7 +5,8 @@
     summary.json    means, intervals, failures; a pure function of the records
 
 A record counts once its line is complete. A line torn by a crash is cut off when the cell is opened again, so at most the
-image in flight is done twice. One process at a time writes a cell (an advisory lock that dies with its process).
+image in flight is done twice. One process at a time writes a cell (an advisory lock that dies with its process); parts of it
+may be written by others at the same time, each in a cell of its own below (:mod:`experiments.shards`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from experiments.progress import tell
 from suny.errors import UserError
 
 Record = dict[str, Any]
+
+# folder in a cell: what its shards have recorded and is not yet merged
+PARTS = "shards"
 
 
 class Cell:
@@ -37,19 +42,19 @@ class Cell:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path) -> Iterator[Cell]:
+    def open(cls, folder: Path, wait: float = 0) -> Iterator[Cell]:
         """Creates or reopens a cell for writing: takes the lock, reads the records, repairs what a crash tore.
+
+        Args:
+            folder: of the cell.
+            wait: seconds to wait for another process that holds it.
 
         Raises:
             UserError: the folder can't be written, or another process holds the cell.
         """
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise UserError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it.") from None
+            lock = _locked(folder, wait)
         try:
             with writing(folder):
                 note = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%F %T} UTC"
@@ -92,12 +97,19 @@ class Cell:
         Raises:
             UserError: the disk is full or the folder not writable.
         """
-        line = json.dumps(record, allow_nan=False) + "\n"  # ASCII: file names need not be valid text
+        line = _line(record)
         with writing(self.folder), (self.folder / "records.jsonl").open("ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
         self.records[record["image"]] = record
+
+    def rewrite(self, records: Iterable[Record]) -> None:
+        """Replaces all records, atomically."""
+        found = {r["image"]: r for r in records}
+        with writing(self.folder):
+            write_atomically(self.folder / "records.jsonl", "".join(map(_line, found.values())).encode())
+        self.records = found
 
     def write_card(self, card: dict[str, Any]) -> None:
         text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120)
@@ -165,10 +177,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The complete records of a cell, in the order of their writing, without opening it for writing."""
-    path = folder / "records.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    """The complete records of a cell, in the order of their writing, without opening it for writing.
+
+    Those of its shards follow its own; an image may be in both.
+    """
+    files = [folder / "records.jsonl", *sorted(folder.glob(f"{PARTS}/*/records.jsonl"))]
+    lines = [line for file in files for line in _content(file).splitlines(keepends=True)]
     return [r for line in lines if line.endswith(b"\n") and (r := _parsed(line)) is not None]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:  # none yet, or merged by another process a moment ago
+        return b""
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"  # ASCII: file names need not be valid text
 
 
 def _parsed(line: bytes) -> Record | None:
@@ -179,7 +205,23 @@ def _parsed(line: bytes) -> Record | None:
     return record if isinstance(record, dict) and isinstance(record.get("image"), str) and "status" in record else None
 
 
-def _holder(folder: Path) -> str:
+def _locked(folder: Path, wait: float) -> FileLock:
+    lock = FileLock(folder / ".lock")
+    soon = min(wait, 5.0)
+    try:
+        try:
+            lock.acquire(timeout=soon)
+        except Timeout:
+            if wait > soon:
+                tell(f"note: waiting for {holder(folder)}, who writes {folder}")
+            lock.acquire(timeout=wait - soon)
+    except Timeout:
+        raise UserError(f"{folder} is being written by {holder(folder)}: wait for it, or stop it.") from None
+    return lock
+
+
+def holder(folder: Path) -> str:
+    """Who writes a cell, in words."""
     try:
         return (folder / ".holder").read_text(encoding="utf-8") or "another process"
     except OSError:

@@ -16,9 +16,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.card import TEXTS, tell
+from experiments.card import TEXTS
 from experiments.cli import composed
 from experiments.config import CONF, make_target
+from experiments.progress import tell
 from experiments.records import Cell, Record, read_records
 from metrics.base import Metric
 from metrics.statistics import Entry, mean_interval, paired

@@ -9,20 +9,23 @@ import hashlib
 import io
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from experiments.card import carry_card, make_card, tell
+from experiments.card import carry_card, make_card
 from experiments.config import Run
 from experiments.picture import save_picture
+from experiments.progress import Images, tell
 from experiments.records import Cell, Record, write_atomically, writing
 from experiments.results import READ, entry_of, failures_of
+from experiments.shards import entered, merge, recorded
 from metrics.base import Case, Frame, Metric, Need, Part
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
@@ -48,8 +51,21 @@ class Finished:
     records: tuple[Record, ...]
 
 
-def run_cell(run: Run) -> Finished:
-    """Computes what is missing of a cell and summarises it.
+@dataclass(frozen=True)
+class Partial:
+    """A cell of which a shard is complete, and others are not: so many of its images are recorded."""
+
+    folder: Path
+    done: int
+    count: int
+
+    @property
+    def said(self) -> str:
+        return f"incomplete: {self.done} of {self.count} images are recorded, other shards have the rest: {self.folder}"
+
+
+def run_cell(run: Run) -> Finished | Partial:
+    """Computes what is missing of a cell, or of a shard of it, and summarises it once nothing is.
 
     Raises:
         UserError: any mistake of the input; records that were written before stay.
@@ -74,29 +90,42 @@ def run_cell(run: Run) -> Finished:
     )
     for note in notes:
         tell(f"note: {note}")
-    with Cell.open(folder) as cell:
-        left = [s for s in samples if s.image not in cell.records]
-        if cell.repaired:
-            tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
-        wanted = {s.image: _Files.wanted(run, cell, s, at) for at, s in enumerate(samples)}
-        lacking = [s for s in samples if _read(cell.records.get(s.image)) and wanted[s.image].missing]
-        old = cell.read_card()
-        engine = None
+    order = [s.image for s in samples]
+    with entered(folder, run.shard) as (own, whole):
+        if own.repaired:
+            tell(f"note: {own.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        with whole() as cell:
+            if run.shard.whole:
+                merge(cell, order)
+            known = recorded(cell)
+            mine = [s for at, s in enumerate(samples) if run.shard.has(at)]
+            left = [s for s in mine if s.image not in known]
+            wanted = {s.image: _Files.wanted(run, cell, s, at) for at, s in enumerate(samples)}
+            lacking = [s for s in mine if _read(known.get(s.image)) and wanted[s.image].missing]
+            old = cell.read_card()
+            batch_size = old["batch_size"] if old else card["batch_size"]
+            prepare = partial(Engine.of, classifier, device, run.settings.precision, batch_size)
+            engine = None
+            if (left or lacking) and batch_size == "auto":
+                # calibrated once, so that a continued cell repeats its numbers, and shards agree
+                engine = prepare()
+                card["batch_size"] = engine.batch_size
+            carry_card(cell, old, card)
         if left or lacking:
-            # a calibrated batch size is found once, so that a continued cell repeats its numbers
-            batch_size = old["batch_size"] if old else run.settings.batch_size
-            engine = Engine.of(classifier, device, run.settings.precision, batch_size)
-            card["batch_size"] = engine.batch_size
-        carry_card(cell, old, card)
-        if engine is not None:
-            _compute(run, classifier, engine, metrics, left, wanted, cell)
+            engine = engine or prepare()
+            _compute(run, classifier, engine, metrics, left, wanted, own, len(mine))
             for sample in lacking:
                 wanted[sample.image].write(classifier, sample, _explained(run, classifier, engine, sample))
-        records = tuple(cell.records[s.image] for s in samples)
-        summary = cell.read_summary()
-        if left or summary is None:
-            summary = summarise(run, card["hash"], metrics, records)
-            cell.write_summary(summary)
+        with whole() as cell:
+            done = len(recorded(cell).keys() & set(order))
+            if done < len(order):
+                return Partial(folder, done, len(order))
+            merge(cell, order, own)
+            records = tuple(cell.records[image] for image in order)
+            summary = cell.read_summary()
+            if left or summary is None:
+                summary = summarise(run, card["hash"], metrics, records)
+                cell.write_summary(summary)
     return Finished(folder, run.dataset.name, run.model.name, run.explainer.name, summary, records)
 
 
@@ -108,17 +137,18 @@ def _compute(
     left: Sequence[Sample],
     wanted: Mapping[str, _Files],
     cell: Cell,
+    count: int,
 ) -> None:
-    count = len(wanted)
-    title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}"
-    bar = tqdm(total=count, initial=count - len(left), desc=title, unit="img", smoothing=0)
-    with bar:
-        for sample in left:
+    """Records the images that are left of so many."""
+    part = "" if run.shard.whole else f" {run.shard.name}"
+    title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}{part}"
+    with closing(Images(title, count - len(left), count)) as bar:
+        for at, sample in enumerate(left, count - len(left)):
             try:
                 cell.append(_record(run, classifier, engine, metrics, sample, wanted[sample.image]))
             except KeyboardInterrupt:
                 bar.close()
-                tell(f"stopped: {len(cell.records)} of {count} images done; the same command continues.")
+                tell(f"stopped: {at} of {count} images done; the same command continues.")
                 raise
             bar.update()
 

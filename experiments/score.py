@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import config
 from experiments.cli import EXIT_OK, composed, guarded
-from experiments.runner import run_cell
+from experiments.runner import Finished, run_cell
 from experiments.tables import cell_table
 from suny.errors import UserError
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = OmegaConf.merge({k: v for k, v in asked.items() if k not in (*kept, "method")}, kept, {"method": method})
     run = config.read(cast(DictConfig, cfg))
     cell = run_cell(run)
-    print(cell_table(cell, run.metrics))
+    print(cell_table(cell, run.metrics) if isinstance(cell, Finished) else cell.said)
     print(f"results: {cell.folder}")
     return EXIT_OK
 

@@ -44,9 +44,10 @@ from torch import Tensor, nn
 
 from experiments import config
 from experiments.batches import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
-from experiments.card import environment, tell
+from experiments.card import environment
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.fitting import Epoch, Lesson, best_of, fit
+from experiments.progress import tell
 from experiments.recipes import FinetuneRecipe, HeadRecipe, Recipe
 from experiments.records import replacing, writing
 from experiments.runner import image_seed

@@ -135,7 +135,7 @@ class CausalShapes(Dataset):
                         Image.fromarray(content).save(there / kind / f"{name}.png")
                 text = json.dumps({"settings": settings, "classes": world.classes, "images": entries}, indent=1)
                 (there / "truth.json").write_text(text, encoding="utf-8")
-                if folder.is_dir():  # left behind without its list
+                if folder.is_dir() and not (folder / "truth.json").is_file():  # left behind without its list
                     shutil.rmtree(folder)
                 there.rename(folder)
         except OSError as error:

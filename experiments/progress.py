@@ -1,0 +1,128 @@
+"""What is shown of work under way: lines, and one bar.
+
+A job of a sweep that runs in another process, perhaps on another machine, shows neither: it writes how far it is to a small
+file, which the process that waits for all jobs reads and draws as one bar; its lines are handed over with its result.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+# between two reports of a job, and two readings of all reports, seconds
+_EVERY = 2.0
+
+
+@dataclass
+class Job:
+    """What a process that runs a job for another one leaves to be shown there."""
+
+    report: Path
+    lines: list[str] = field(default_factory=list)
+
+
+_job: Job | None = None
+
+
+def enter(report: Path | None) -> None:
+    """From now on this process runs a job for another one, which reads the report; None: no longer."""
+    global _job
+    _job = None if report is None else Job(report)
+
+
+def current_job() -> Job | None:
+    return _job
+
+
+def tell(text: str) -> None:
+    """A line for the user beside the results, without tearing a progress bar."""
+    if _job is not None:
+        _job.lines.append(text)
+    tqdm.write(text, file=sys.stderr)
+
+
+class Images:
+    """How many images are done: a bar, or in a job its report.
+
+    Args:
+        title: what is computed.
+        done: images that were done before.
+        total: all images.
+    """
+
+    def __init__(self, title: str, done: int, total: int) -> None:
+        self._state = [done, done, total]
+        self._bar: Any = tqdm(total=total, initial=done, desc=title, unit="img", smoothing=0, disable=_job is not None)
+        self._reported = 0.0
+        self._report()
+
+    def update(self) -> None:
+        self._state[1] += 1
+        self._bar.update()
+        self._report()
+
+    def close(self) -> None:
+        self._reported = 0.0
+        self._report()
+        self._bar.close()
+
+    def _report(self) -> None:
+        if _job is None or time.monotonic() - self._reported < _EVERY:
+            return
+        self._reported = time.monotonic()
+        with suppress(OSError):  # who waits may have gone
+            _job.report.write_text(" ".join(map(str, self._state)), encoding="ascii")
+
+
+class Jobs:
+    """One bar over the images of several jobs elsewhere, with an estimate of the end.
+
+    Args:
+        reports: the file of each job.
+    """
+
+    def __init__(self, reports: Sequence[Path]) -> None:
+        self._reports = reports
+        self._known: dict[int, list[int]] = {}
+        self._ended: set[int] = set()
+        self._read = 0.0
+        self._bar: Any = tqdm(total=0, unit="img", smoothing=0)
+        self._draw()
+
+    def ended(self, place: int) -> None:
+        self._look(place)
+        self._ended.add(place)
+        self._draw()
+
+    def refresh(self) -> None:
+        # a thousand files are not read every second
+        if time.monotonic() - self._read > max(_EVERY, len(self._reports) / 50):
+            for place in set(range(len(self._reports))) - self._ended:
+                self._look(place)
+            self._read = time.monotonic()
+            self._draw()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _look(self, place: int) -> None:
+        try:
+            began, done, total = map(int, self._reports[place].read_text(encoding="ascii").split())
+        except (OSError, ValueError):  # not begun, or this moment being written
+            return
+        self._known[place] = [began, done, total]
+
+    def _draw(self) -> None:
+        """Jobs that have not begun count as large as the others are on average."""
+        began, done, total = (sum(state[i] for state in self._known.values()) for i in range(3))
+        unknown = len(self._reports) - len(self._ended | self._known.keys())
+        self._bar.initial, self._bar.n = began, done
+        self._bar.total = total + round(unknown * total / max(len(self._known), 1))
+        self._bar.set_description_str(f"{len(self._ended)} of {len(self._reports)} jobs ended")

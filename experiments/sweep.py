@@ -1,0 +1,223 @@
+"""Jobs: one computes a cell or a shard of it, several are a sweep, in this process or in others that a launcher starts.
+
+A job never raises what ends the others: what has become of it is told at once, and again at the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from experiments import config, progress
+from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
+from experiments.records import Record, read_records, writing
+from experiments.reports import after_sweep
+from experiments.runner import Finished, Partial, run_cell
+from experiments.tables import cell_table, sweep_table
+from metrics.base import Metric
+from suny.errors import UserError
+
+# how a launcher's jobs end: a job's place, and what it returned, or in a few words why it returned nothing; None: not yet
+Arrivals = Generator[tuple[int, JobReturn | str] | None, None, None]
+
+
+@dataclass
+class Ended:
+    """What has become of a job.
+
+    Args:
+        overrides: its arguments.
+        number: its place in the sweep.
+        cell: None where it failed; without the records where it comes from another process.
+        error: what failed, as it is told.
+        lines: for the user, told in another process.
+    """
+
+    overrides: tuple[str, ...]
+    number: int = 0
+    results_dir: Path = Path()
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    cell: Finished | Partial | None = None
+    error: str = ""
+    exit_code: int = EXIT_OK
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sweep:
+    """What has become of the jobs of one command."""
+
+    several: bool = False
+    ended: list[Ended] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+
+    def add(self, ended: Ended) -> None:
+        """Tells what has become of a job."""
+        self.ended.append(ended)
+        for line in ended.lines:  # many shards say the same
+            if line not in self.told:
+                progress.tell(line)
+        self.told.update(ended.lines)
+        if ended.error:
+            progress.tell(ended.error)
+        if isinstance(ended.cell, Finished):
+            if not self.several:
+                tqdm.write(cell_table(ended.cell, ended.metrics))
+                if (ended.cell.folder / "pictures").is_dir():
+                    tqdm.write(f"pictures: {ended.cell.folder / 'pictures'}")
+            tqdm.write(f"results: {ended.cell.folder}")
+        elif ended.cell and not self.several:
+            tqdm.write(ended.cell.said)
+
+    def close(self) -> int:
+        """Tells what has become of all jobs.
+
+        Returns: the exit code.
+        """
+        failed = [e for e in self.ended if e.error]
+        if self.several:
+            ended = sorted(self.ended, key=lambda e: e.number)
+            cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, Finished)}.values())
+            metrics = {name: metric for e in ended for name, metric in e.metrics.items()}
+            if cells:
+                cells = [c if c.records else replace(c, records=_records(c.folder)) for c in cells]
+                print(f"\n{sweep_table(cells, metrics)}")
+                folder = next(e.results_dir for e in ended if e.cell)
+                for text in after_sweep(cells, metrics, folder):
+                    print(f"\n{text}")
+            complete = {c.folder for c in cells}
+            parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, Partial) and e.cell.folder not in complete}
+            for part in parts.values():
+                progress.tell(replace(part, done=len({r["image"] for r in _records(part.folder)})).said)
+            for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
+                progress.tell(f"failed: {name}")
+        codes = [e.exit_code for e in failed]
+        return EXIT_DEFECT if EXIT_DEFECT in codes else max(codes, default=EXIT_OK)
+
+
+# Hydra gives what a job returns to nobody
+_sweep = Sweep()
+
+
+def begin() -> Sweep:
+    """The jobs of a new command."""
+    global _sweep
+    _sweep = Sweep()
+    return _sweep
+
+
+def compute(cfg: DictConfig) -> Ended:
+    """One job, as Hydra and its launchers call it. A mistake is told; in a sweep the other jobs go on, after a defect too."""
+    hydra = HydraConfig.get()
+    several = hydra.mode == RunMode.MULTIRUN
+    ended = Ended(tuple(hydra.overrides.task), hydra.job.num if several else 0)
+    try:
+        run = config.read(cfg)
+        ended.metrics, ended.results_dir = run.metrics, Path(run.settings.results_dir).expanduser()
+        ended.cell = run_cell(run)
+    except Exception as error:  # caught here: Hydra would print a line of its own first
+        said = mistake(error)
+        if said is None and not several:
+            raise
+        ended.error = f"error: {said}" if said else traceback.format_exc()
+        ended.exit_code = EXIT_MISTAKE if said else EXIT_DEFECT
+    job = progress.current_job()
+    if job is None:
+        _sweep.several = several
+        _sweep.add(ended)
+        return ended
+    if isinstance(ended.cell, Finished):
+        ended.cell = replace(ended.cell, records=())  # they lie on the disk
+    ended.lines = job.lines
+    return ended
+
+
+def gather(
+    jobs: Sequence[Sequence[str]],
+    first: int,
+    folder: Path,
+    start: Callable[[Sequence[Path]], Arrivals],
+    stopped: Callable[[], str],
+) -> list[JobReturn]:
+    """What a launcher of other processes does with its jobs: one bar for all, and each one's ending told at once.
+
+    Args:
+        jobs: the overrides of each.
+        first: number of the first.
+        folder: for files that go back and forth.
+        start: starts the jobs, each with the path of its report.
+        stopped: what the user is told who stops waiting.
+
+    Returns: a formality; the sweep has what the jobs returned.
+    """
+    _sweep.several = True
+    overrides = [tuple(filter_overrides(job)) for job in jobs]
+    names = _telling(overrides, overrides)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files = Path(tempfile.mkdtemp(prefix="jobs-", dir=folder))
+    reports = [files / str(at) for at in range(len(jobs))]
+    try:
+        with closing(progress.Jobs(reports)) as bar, closing(start(reports)) as arrivals:
+            for arrival in arrivals:
+                if arrival is not None:
+                    at, what = arrival
+                    ended = (
+                        Ended(overrides[at], first + at, error=f"error: {what}", exit_code=EXIT_DEFECT)
+                        if isinstance(what, str)
+                        else what.return_value
+                    )
+                    _sweep.add(replace(ended, error=f"{ended.error.rstrip()} [{names[at]}]") if ended.error else ended)
+                    bar.ended(at)
+                bar.refresh()
+    except KeyboardInterrupt:
+        progress.tell(stopped())
+        raise
+    finally:
+        for report in reports:
+            report.unlink(missing_ok=True)
+        with suppress(OSError):  # logs of jobs that failed stay
+            files.rmdir()
+    return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+
+
+def arguments_of(given: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
+
+    Raises:
+        UserError: shards= is no number, or given twice, or beside a single shard.
+    """
+    asked = [a.removeprefix("shards=") for a in given if a.startswith("shards=")]
+    rest = [a for a in given if not a.startswith("shards=")]
+    count = 1
+    if asked:
+        if len(asked) > 1 or any(a.startswith(("shard.count=", "shard.index=")) for a in rest):
+            raise UserError("shards=N computes all of N shards, shard.count=N shard.index=I one of them: give one of the two.")
+        if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
+            raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
+        count = int(asked[0])
+    launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
+    if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
+        rest.insert(0, "-m")
+    return [*rest, f"shard.count={count}", f"shard.index=range({count})"] if count > 1 else rest
+
+
+def _telling(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:
+    """The names of jobs: their overrides without those that all jobs have."""
+    common = set.intersection(*map(set, all_jobs)) if len(all_jobs) > 1 else set()
+    return [", ".join(o for o in job if o not in common) for job in jobs]
+
+
+def _records(folder: Path) -> tuple[Record, ...]:
+    """By image, as the runner has them."""
+    return tuple(sorted(read_records(folder), key=lambda r: r["image"]))

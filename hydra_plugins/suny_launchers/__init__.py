@@ -1,0 +1,13 @@
+"""Hydra's launchers of other processes, made for long work: one job that dies does not end the others, and is told at once.
+
+They build on the launchers of hydra-joblib-launcher and hydra-submitit-launcher, which need not be installed. Hydra finds
+plugins in a folder of this name beside the program; ``conf/hydra/launcher`` has their keys.
+"""
+
+from contextlib import suppress
+
+with suppress(ImportError):
+    from ._joblib import JoblibLauncher as JoblibLauncher
+with suppress(ImportError):
+    from ._submitit import LocalLauncher as LocalLauncher
+    from ._submitit import SlurmLauncher as SlurmLauncher

@@ -1,0 +1,61 @@
+"""What our launchers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.launcher import Launcher
+
+from suny.errors import UserError
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Gathering(Launcher):
+    """Starts all jobs and tells each one's ending at once (:func:`experiments.sweep.gather`)."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from experiments.sweep import gather  # not above: Hydra looks for plugins wherever it composes a configuration
+
+        setup_globals()
+        folder = Path(str(self.config.hydra.sweep.dir))  # type: ignore[attr-defined] - upstream's attribute
+        return gather(
+            job_overrides, initial_job_idx, folder, partial(self.arrivals, job_overrides, initial_job_idx), self.stopped
+        )
+
+    def arrivals(self, jobs: Sequence[Sequence[str]], first: int, reports: Sequence[Path]) -> Generator[Any, None, None]:
+        """Starts the jobs; yields as :data:`experiments.sweep.Arrivals` says. Closed early, it ends what it can end."""
+        raise NotImplementedError
+
+    def stopped(self) -> str:
+        """What becomes of the jobs that run when the user stops waiting."""
+        return "stopped: the same command continues."
+
+
+def effective_jobs(asked: Any, jobs: int) -> int:
+    """How many of so many jobs run at a time.
+
+    Args:
+        asked: ``hydra.launcher.n_jobs``; -1: as many as there are cores, -2: one less, ...
+        jobs: how many there are.
+
+    Raises:
+        UserError: it is no number, or 0.
+    """
+    from joblib import effective_n_jobs
+
+    if not isinstance(asked, int) or asked == 0:
+        raise UserError(f"hydra.launcher.n_jobs={asked}: give how many jobs run at a time, -1: as many as there are cores.")
+    return min(int(effective_n_jobs(asked)), jobs)
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """Environment variables that share this machine's cores between so many jobs, unless the user has set them."""
+    from joblib import cpu_count
+
+    return {name: os.environ.get(name) or str(max(cpu_count() // jobs, 1)) for name in _THREADS}
