@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments import config
+from experiments.card import tell
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, complain, guarded, mistake
+from experiments.cost import Estimate, Estimator, said
+from experiments.machine import process_age
 from experiments.reports import after_sweep, metric_list
 from experiments.runner import Finished, run_cell
 from experiments.tables import cell_table, sweep_table
@@ -29,6 +34,9 @@ class Outcome:
 
     swept: bool = False
     finished: list[Finished] = field(default_factory=list)
+    estimates: list[Estimate] = field(default_factory=list)
+    beginning: float = 0.0
+    estimator: Estimator = field(default_factory=Estimator)
     failed: list[str] = field(default_factory=list)
     exit_code: int = EXIT_OK
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -44,6 +52,11 @@ def compute(cfg: DictConfig) -> None:
     outcome.swept = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         run = config.read(cfg)
+        if run.settings.dry_run:
+            outcome.beginning = outcome.beginning or process_age()
+            outcome.estimates.append(outcome.estimator.estimate(run))
+            tell(f"{outcome.estimates[-1].title}: {outcome.estimates[-1].seconds:.3g} s an image")
+            return
         outcome.metrics |= run.metrics
         outcome.folder = Path(run.settings.results_dir).expanduser()
         cell = run_cell(run)
@@ -73,7 +86,12 @@ def main() -> int:
     if "--metrics" in sys.argv:
         print(metric_list())
         return EXIT_OK
-    compute()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        if any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in sys.argv):
+            sys.argv.append(f"hydra.sweep.dir={elsewhere}")  # Hydra's notes on a sweep
+        compute()
+    if outcome.estimates:
+        print(said(outcome.estimates, outcome.beginning))
     if outcome.swept:
         if outcome.finished:
             print(f"\n{sweep_table(outcome.finished, outcome.metrics)}")

@@ -95,10 +95,11 @@ class ImageCauses:
         ready = self.masks(players) if together else None
         if ready is not None and self.rule == "partition":
             ready = shares(ready)
+        single = (coalitions.sum(1) == 1).cpu()  # asked once: the device is waited for
 
         def build(part: slice) -> Tensor:
             rows = coalitions[part]
-            if ready is None and bool((rows.sum(1) == 1).all()):  # single causes are their own masks
+            if ready is None and bool(single[part].all()):  # single causes are their own masks
                 cover = self.masks(players[rows.int().argmax(1)])
             elif ready is None:  # many players: only the masks that this batch needs
                 used = rows.any(0).nonzero()[:, 0]
