@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 
 import hydra
 
@@ -21,9 +22,10 @@ def main() -> int:
         print(metric_list())
         return EXIT_OK
     config.register_launchers()
-    sys.argv[1:] = sweep.arguments_of(sys.argv[1:])
-    jobs = sweep.begin()
-    compute()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        sys.argv[1:] = sweep.arguments_of(sys.argv[1:], elsewhere)
+        jobs = sweep.begin()
+        compute()
     return jobs.close()
 
 

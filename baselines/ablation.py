@@ -63,7 +63,7 @@ class CexCnn:
         found = []
         for image, target in zip(images, targets.tolist(), strict=True):
             activation, whole, without = ablated(engine, image, target, "probability")
-            drops = (whole - without).double()
+            drops = (whole - without).double().cpu()  # they are walked through one by one
             weights = responsibility(drops, self.threshold * float(drops.clamp(min=0).sum()))
             found.append((activation, weights.to(activation)))
         return _drawn(found, images)

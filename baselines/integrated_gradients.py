@@ -40,7 +40,7 @@ class IntegratedGradients:
             method = CaptumIntegratedGradients(lambda x: network(x).float().softmax(1))
             for image, target in zip(images, targets.tolist(), strict=True):
                 found = method.attribute(
-                    image[None].clone(), target=target, n_steps=self.steps, internal_batch_size=engine.batch_size
+                    image[None].clone(), target=target, n_steps=self.steps, internal_batch_size=engine.gradient_batch_size
                 )
                 maps.append(found[0].detach().float().sum(0).clamp(min=0))
         return Explanation(torch.stack(maps))

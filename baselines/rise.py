@@ -53,7 +53,7 @@ class Rise:
         size = int(image.shape[-2]), int(image.shape[-1])
         draws = draw_masks(self.masks, size, self.cells, self.p, generator)  # all at once: whatever the batch size
         for part in batches(self.masks, engine.batch_size):
-            masks = grown(draws[0][part], draws[1][part], size).to(image)
+            masks = grown(draws[0][part].to(image.device), draws[1][part], size)
             masked = blend(image, blank, masks)
             scores = engine.score(len(masks), masked.__getitem__, target)
             total += torch.einsum("n,nhw->hw", scores, masks)

@@ -75,6 +75,7 @@ def make_card(
         "method": {k: v for k, v in keys.items() if not (stored and k == "maps")},
         **({"maps": run.explainer.digest([s.image for s in images.samples])} if isinstance(run.explainer, StoredMaps) else {}),
         **({"curves": True} if settings.curves else {}),
+        **({"compile": True} if settings.compile else {}),
         "protocol": {k: v for k, v in decisive.items() if k != "skipped"} | {"skipped": sorted(skipped)},
         "images": images.digest,
         "weights": weights_digest(classifier.network),

@@ -50,6 +50,10 @@ class Settings:
     pictures: Annotated[int, Field(ge=0)]
     maps: bool
     curves: bool
+    # cards of earlier versions do not have these
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 1
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"cannot read the image {error}.") from error
     device = pick_device(run.settings.device)
     classifier = run.model.build()
-    engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
+    engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size, run.settings.compile)
     x = classifier.view(decoded.image).to(device)
     probabilities = engine.probabilities(x[None])[0]
     if not bool(probabilities.isfinite().all()):

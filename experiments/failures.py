@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
             f"dataset={run.dataset.name} has no labels that {run.model.name} knows, so that no image is misclassified: give "
             "model.checkpoint=FILE, trained on this data set (python -m experiments.train)."
         )
-    engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size)
+    engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size, run.settings.compile)
     caches = Path(own["caches"]).expanduser()
     logits, kept = outputs(engine, classifier.view, images, workers or 0, run.dataset.strict, caches, "classifying")
     wrong = [

@@ -152,6 +152,7 @@ class Result:
             "weights": self.card["weights"]["sha256"][:8],
             "seed": self.card["seed"],
             "precision": self.configuration["precision"],
+            "compile": self.configuration.get("compile", False),  # cards of earlier versions do not have the key
         }
 
     def entry(self, name: str) -> Entry:

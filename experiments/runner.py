@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.ahead import Seen, ahead, look
 from experiments.card import carry_card, make_card
 from experiments.config import Run
 from experiments.picture import save_picture
@@ -33,7 +34,7 @@ from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
-from suny.images.decode import Decoded, UnreadableImage, decode
+from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
 from suny.images.view import View
@@ -64,16 +65,39 @@ class Partial:
         return f"incomplete: {self.done} of {self.count} images are recorded, other shards have the rest: {self.folder}"
 
 
-def run_cell(run: Run) -> Finished | Partial:
-    """Computes what is missing of a cell, or of a shard of it, and summarises it once nothing is.
+@dataclass(frozen=True)
+class Prepared:
+    """A cell before its first image.
+
+    Args:
+        classifier: the network.
+        samples: all images of the cell, with labels that can be compared with predictions.
+        metrics: those that can be measured.
+        notes: what the user should know, one line each.
+        card: as it would be written.
+        folder: of the cell.
+    """
+
+    classifier: Classifier
+    samples: tuple[Sample, ...]
+    metrics: dict[str, Metric]
+    notes: tuple[str, ...]
+    card: dict[str, Any]
+    folder: Path
+
+
+def prepare(run: Run, device: torch.device, images: ImageList, classifier: Classifier) -> Prepared:
+    """Checks what can be checked before anything is computed; writes nothing.
+
+    Args:
+        run: the cell's configuration.
+        device: where the network will run.
+        images: of its data set.
+        classifier: its network.
 
     Raises:
-        UserError: any mistake of the input; records that were written before stay.
-        KeyboardInterrupt: stopped by the user; the same run continues.
+        UserError: any mistake of the input.
     """
-    device = pick_device(run.settings.device)
-    images = run.dataset.load()
-    classifier = run.model.build()
     if not classifier.class_names and len(images.class_names) == classifier.num_classes:
         classifier = replace(classifier, class_names=images.class_names)
     notes = list(images.notes)
@@ -88,7 +112,20 @@ def run_cell(run: Run) -> Finished | Partial:
         / run.model.name
         / f"{run.explainer.name}-{card['hash'][:8]}"
     )
-    for note in notes:
+    return Prepared(classifier, samples, metrics, tuple(notes), card, folder)
+
+
+def run_cell(run: Run) -> Finished | Partial:
+    """Computes what is missing of a cell, or of a shard of it, and summarises it once nothing is.
+
+    Raises:
+        UserError: any mistake of the input; records that were written before stay.
+        KeyboardInterrupt: stopped by the user; the same run continues.
+    """
+    device = pick_device(run.settings.device)
+    found = prepare(run, device, run.dataset.load(), run.model.build())
+    classifier, samples, metrics, card, folder = found.classifier, found.samples, found.metrics, found.card, found.folder
+    for note in found.notes:
         tell(f"note: {note}")
     order = [s.image for s in samples]
     with entered(folder, run.shard) as (own, whole):
@@ -100,22 +137,23 @@ def run_cell(run: Run) -> Finished | Partial:
             known = recorded(cell)
             mine = [s for at, s in enumerate(samples) if run.shard.has(at)]
             left = [s for s in mine if s.image not in known]
-            wanted = {s.image: _Files.wanted(run, cell, s, at) for at, s in enumerate(samples)}
-            lacking = [s for s in mine if _read(known.get(s.image)) and wanted[s.image].missing]
+            wanted = {s.image: Files.wanted(run, folder, s, at) for at, s in enumerate(samples)}
+            lacking = [s for s in mine if was_read(known.get(s.image)) and wanted[s.image].missing]
             old = cell.read_card()
             batch_size = old["batch_size"] if old else card["batch_size"]
-            prepare = partial(Engine.of, classifier, device, run.settings.precision, batch_size)
+            made = partial(Engine.of, classifier, device, run.settings.precision, batch_size, run.settings.compile)
             engine = None
             if (left or lacking) and batch_size == "auto":
                 # calibrated once, so that a continued cell repeats its numbers, and shards agree
-                engine = prepare()
+                engine = made()
                 card["batch_size"] = engine.batch_size
             carry_card(cell, old, card)
         if left or lacking:
-            engine = engine or prepare()
+            engine = engine or made()
             _compute(run, classifier, engine, metrics, left, wanted, own, len(mine))
             for sample in lacking:
-                wanted[sample.image].write(classifier, sample, _explained(run, classifier, engine, sample))
+                seen = look(sample, classifier.view)
+                wanted[sample.image].write(classifier, sample.image, _explained(run, classifier, engine, sample, seen))
         with whole() as cell:
             done = len(recorded(cell).keys() & set(order))
             if done < len(order):
@@ -135,17 +173,19 @@ def _compute(
     engine: Engine,
     metrics: dict[str, Metric],
     left: Sequence[Sample],
-    wanted: Mapping[str, _Files],
+    wanted: Mapping[str, Files],
     cell: Cell,
     count: int,
 ) -> None:
     """Records the images that are left of so many."""
     part = "" if run.shard.whole else f" {run.shard.name}"
     title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}{part}"
-    with closing(Images(title, count - len(left), count)) as bar:
-        for at, sample in enumerate(left, count - len(left)):
+    done = count - len(left)
+    with closing(Images(title, done, count)) as bar, closing(ahead(left, classifier.view, run.settings.workers)) as coming:
+        for at, (sample, seen) in enumerate(coming, done):
             try:
-                cell.append(_record(run, classifier, engine, metrics, sample, wanted[sample.image]))
+                write = partial(wanted[sample.image].write, classifier, sample.image, again=True)
+                cell.append(make_record(run, classifier, engine, metrics, sample, seen, write))
             except KeyboardInterrupt:
                 bar.close()
                 tell(f"stopped: {at} of {count} images done; the same command continues.")
@@ -153,21 +193,29 @@ def _compute(
             bar.update()
 
 
-def _record(
+def make_record(
     run: Run,
     classifier: Classifier,
     engine: Engine,
     metrics: dict[str, Metric],
     sample: Sample,
-    wanted: _Files,
+    seen: Callable[[], Seen],
+    write: Callable[[Explained], None],
 ) -> Record:
-    """Explains and measures one image, and writes the files that are wanted of it."""
+    """Explains and measures one image.
+
+    Args:
+        run, classifier, engine, metrics: of the cell.
+        sample: the image.
+        seen: decodes it, or has it decoded.
+        write: writes the files that are wanted of it.
+    """
     began, before = time.perf_counter(), engine.cost
     empty = {"image": sample.image, "target": None, "prob": None} | dict.fromkeys(metrics)
     try:
         if sample.problem and not sample.path.is_file():  # known before the run, and dataset.strict=false
             return empty | {"forwards": 0, "seconds": 0.0, "status": "missing", "label": sample.label}
-        found = _explained(run, classifier, engine, sample)
+        found = _explained(run, classifier, engine, sample, seen())
     except UnreadableImage as error:
         tell(f"unreadable, counted as a failure: {error}")
         seconds = round(time.perf_counter() - began, 3)
@@ -181,7 +229,7 @@ def _record(
     degenerate = is_degenerate(explanation.saliency[0])
     case = _case(run, classifier, engine, sample, found, upright, boxes)
     values = {name: metric.measure(case) for name, metric in metrics.items()}
-    wanted.write(classifier, sample, found, again=True)
+    write(found)
     return {
         "image": sample.image,
         "target": classifier.label(found.target),
@@ -219,9 +267,9 @@ class Explained:
     seconds: float
 
 
-def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample) -> Explained:
-    decoded = decode(sample.path)
-    image = classifier.view(decoded.image).to(engine.device)
+def _explained(run: Run, classifier: Classifier, engine: Engine, sample: Sample, seen: Seen) -> Explained:
+    decoded, pixels = seen
+    image = pixels.to(engine.device)
     probabilities = engine.probabilities(image[None])[0]
     if not bool(probabilities.isfinite().all()):
         raise UserError(
@@ -309,44 +357,49 @@ def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Par
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """What is written of an image beside its record: a picture, its maps; None where it is not asked for."""
 
     picture: Path | None
     maps: Path | None
 
     @classmethod
-    def wanted(cls, run: Run, cell: Cell, sample: Sample, at: int) -> _Files:
+    def wanted(cls, run: Run, folder: Path, sample: Sample, at: int) -> Files:
         return cls(
-            cell.folder / "pictures" / f"{sample.image}.png" if at < run.settings.pictures else None,
-            cell.folder / "maps" / f"{sample.image}.npz" if run.settings.maps else None,
+            folder / "pictures" / f"{sample.image}.png" if at < run.settings.pictures else None,
+            folder / "maps" / f"{sample.image}.npz" if run.settings.maps else None,
         )
 
     @property
     def missing(self) -> bool:
         return any(path is not None and not path.exists() for path in (self.picture, self.maps))
 
-    def write(self, classifier: Classifier, sample: Sample, found: Explained, again: bool = False) -> None:
+    def write(self, classifier: Classifier, image: str, found: Explained, again: bool = False) -> None:
         """Draws the picture; stores saliency, necessity, sufficiency (H, W), float32 as they were made, compressed.
 
         Files that are there stay, unless they are to be written ``again``.
         """
         if self.picture is not None and (again or not self.picture.exists()):
             p = float(found.probabilities[found.target])
-            caption = f"{sample.image}: {classifier.class_name(found.target)}, p = {p:.3f}"
+            caption = f"{image}: {classifier.class_name(found.target)}, p = {p:.3f}"
             with writing(self.picture.parent):
                 self.picture.parent.mkdir(parents=True, exist_ok=True)
                 save_picture(self.picture, classifier.view.visible(found.decoded.image), found.explanation, caption)
         if self.maps is not None and (again or not self.maps.exists()):
-            maps = {name: getattr(found.explanation, name) for name in ("saliency", "necessity", "sufficiency")}
-            content = io.BytesIO()
-            np.savez_compressed(content, **{name: m[0].float().cpu().numpy() for name, m in maps.items() if m is not None})
             with writing(self.maps.parent):
                 self.maps.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.maps, content.getvalue())
+                write_atomically(self.maps, packed(found.explanation))
 
 
-def _read(record: Record | None) -> bool:
+def packed(explanation: Explanation) -> bytes:
+    """The maps of one image as they are stored."""
+    maps = {name: getattr(explanation, name) for name in ("saliency", "necessity", "sufficiency")}
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: m[0].float().cpu().numpy() for name, m in maps.items() if m is not None})
+    return content.getvalue()
+
+
+def was_read(record: Record | None) -> bool:
     return record is not None and record["status"] in READ
 
 
@@ -458,7 +511,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
     Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures.
     """
 
-    read = [r for r in records if _read(r)]
+    read = [r for r in records if was_read(r)]
     costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
     return {
         "dataset": run.dataset.name,

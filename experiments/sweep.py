@@ -5,6 +5,7 @@ A job never raises what ends the others: what has become of it is told at once, 
 
 from __future__ import annotations
 
+import re
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -20,6 +21,8 @@ from tqdm import tqdm
 
 from experiments import config, progress
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
+from experiments.cost import Estimate, Estimator, said
+from experiments.machine import process_age
 from experiments.records import Record, read_records, writing
 from experiments.reports import after_sweep
 from experiments.runner import Finished, Partial, run_cell
@@ -38,6 +41,7 @@ class Ended:
     Args:
         overrides: its arguments.
         number: its place in the sweep.
+        estimate: of a dry run.
         cell: None where it failed; without the records where it comes from another process.
         error: what failed, as it is told.
         lines: for the user, told in another process.
@@ -47,6 +51,7 @@ class Ended:
     number: int = 0
     results_dir: Path = Path()
     metrics: dict[str, Metric] = field(default_factory=dict)
+    estimate: Estimate | None = None
     cell: Finished | Partial | None = None
     error: str = ""
     exit_code: int = EXIT_OK
@@ -60,6 +65,8 @@ class Sweep:
     several: bool = False
     ended: list[Ended] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    estimator: Estimator = field(default_factory=Estimator)
+    beginning: float = 0.0  # seconds that the program took to start, where that counts
 
     def add(self, ended: Ended) -> None:
         """Tells what has become of a job."""
@@ -70,6 +77,8 @@ class Sweep:
         self.told.update(ended.lines)
         if ended.error:
             progress.tell(ended.error)
+        if ended.estimate:
+            progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
         if isinstance(ended.cell, Finished):
             if not self.several:
                 tqdm.write(cell_table(ended.cell, ended.metrics))
@@ -85,6 +94,9 @@ class Sweep:
         Returns: the exit code.
         """
         failed = [e for e in self.ended if e.error]
+        estimates = [e.estimate for e in self.ended if e.estimate]
+        if estimates:
+            print(said(estimates, self.beginning))
         if self.several:
             ended = sorted(self.ended, key=lambda e: e.number)
             cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, Finished)}.values())
@@ -124,13 +136,17 @@ def compute(cfg: DictConfig) -> Ended:
     try:
         run = config.read(cfg)
         ended.metrics, ended.results_dir = run.metrics, Path(run.settings.results_dir).expanduser()
-        ended.cell = run_cell(run)
+        if run.settings.dry_run:
+            _sweep.beginning = _sweep.beginning or process_age()
+            ended.estimate = _sweep.estimator.estimate(run)
+        else:
+            ended.cell = run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
-        said = mistake(error)
-        if said is None and not several:
+        known = mistake(error)
+        if known is None and not several:
             raise
-        ended.error = f"error: {said}" if said else traceback.format_exc()
-        ended.exit_code = EXIT_MISTAKE if said else EXIT_DEFECT
+        ended.error = f"error: {known}" if known else traceback.format_exc()
+        ended.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
     job = progress.current_job()
     if job is None:
         _sweep.several = several
@@ -191,8 +207,10 @@ def gather(
     return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
 
-def arguments_of(given: Sequence[str]) -> list[str]:
+def arguments_of(given: Sequence[str], elsewhere: str) -> list[str]:
     """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
+
+    A dry run starts no jobs and writes nothing: it estimates whole cells, in this process, and Hydra's notes go ``elsewhere``.
 
     Raises:
         UserError: shards= is no number, or given twice, or beside a single shard.
@@ -206,6 +224,8 @@ def arguments_of(given: Sequence[str]) -> list[str]:
         if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
             raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
         count = int(asked[0])
+    if any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in rest):
+        return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
     launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
         rest.insert(0, "-m")

@@ -9,14 +9,18 @@ import pytest
 import torch
 import torchvision
 
-from experiments import benchmark
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import error, memory
+from experiments.benchmark.certificate import certificate
+from experiments.benchmark.library import intervention_costs
 from experiments.cli import guarded
+from experiments.config import CONF
 
 from .conftest import engine_for, noise
 
 
 def test_the_certificate(tmp_path: Path) -> None:
-    text = benchmark.certificate(tmp_path / "error.png", torch.device("cpu"), k=4, photographs=1, seeds=3)
+    text = certificate(tmp_path / "error.png", torch.device("cpu"), k=4, photographs=1, seeds=3)
     assert (tmp_path / "error.png").stat().st_size > 1000
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     assert [row[:3] for row in rows[:2]] == [["feature", "plain orders", "4"], ["feature", "plain orders", "8"]]
@@ -29,18 +33,62 @@ def test_the_certificate(tmp_path: Path) -> None:
 def test_what_the_library_costs_leaves_the_network_alone() -> None:
     network = torchvision.models.resnet18(weights=None).eval()
     engine = engine_for(network, 64, "layer4")
-    costs = benchmark.library_costs(network, "layer4", noise(1, 3, 64, 64), torch.tensor([0]), engine.batch_size)
+    costs = intervention_costs(network, "layer4", noise(1, 3, 64, 64), torch.tensor([0]), engine.batch_size)
     assert min(costs) > 0
     assert not any(m._forward_hooks for m in network.modules())
 
 
 @pytest.mark.parametrize(
     ("argument", "said"),
-    [("modles=vgg16", "unknown key modles. Did you mean 'models'?"), ("seconds=0", "seconds=0: give a number above 0")],
+    [
+        ("modles=vgg16", "unknown key modles. Did you mean 'models'?"),
+        ("seconds=0", "seconds=0: give a number above 0"),
+        ("batch_size=many", "batch_size=many: give a number above 0"),
+    ],
 )
 def test_mistakes(capsys: pytest.CaptureFixture[str], argument: str, said: str) -> None:
     assert guarded(lambda: benchmark.main(["suny", argument])) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["models=causal_cnn", "seconds=0.02", "quick=true", f"out={out}"]) == 0
+    figures = pd.read_csv(out)[["what", "value"]].to_records(index=False).tolist()
+    found = dict(figures)
+    # not one time, but one result: the same areas, the same maps
+    assert found["  largest difference of the four areas"] < 1e-4
+    maps = [value for what, value in figures if "difference of the maps" in what]
+    assert len(maps) == 2
+    assert max(maps) < 1e-3
+    assert sum("growth from" in what for what, _ in figures) == 6  # k, channels as masks and off, points, size, images
+    for name in ("suny", "rise", "scorecam", "occlusion", "deletion and insertion, 225 points"):
+        assert found[f"{name}: of the prepared network's throughput"] > 0
+    for name in ("suny", "gradcam", "deletion and insertion"):
+        parts = [found[f"{name}: {where}"] for where in ("in the network", "making its inputs", "elsewhere")]
+        assert sum(parts) == pytest.approx(100)
+        assert min(parts) >= 0
+    assert "| causal_cnn |" in capsys.readouterr().out
+
+
+def test_every_method_has_its_peak_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(memory.methods()) == {p.stem for p in (CONF / "method").glob("*.yaml")}
+    smaller, larger = (memory.peak("causal_cnn", "rise", size, torch.device("cpu")) for size in (1, 512))
+    assert larger - smaller > 512 * 24 * 32 * 32 * 4 / 2  # the first layer's output, of all images at once
+
+
+def test_the_error_of_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})  # compiling takes a minute
+    monkeypatch.setattr(error, "METHODS", ("gradcam",))
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["error", "models=causal_cnn", "seconds=0.02", "quick=true", f"out={out}"]) == 0
+    table = pd.read_csv(out)
+    exact = table[table["what"] == "gradcam, deletion: float32"]["value"].item()
+    at = table.index[table["what"] == "gradcam, deletion: float32"][0]
+    assert table["what"][at + 1] == "  bf16: error of the mean"
+    assert 0 < exact < 1
+    assert 0 < table["value"][at + 1] < 0.1  # eight bits of a mantissa
+    assert table["value"][at + 1] <= table["value"][at + 2]  # no mean is further off than the worst image
 
 
 @pytest.mark.slow

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from suny.classifiers.classifier import Classifier
-from suny.classifiers.split import Carried, split
+from suny.classifiers.split import Carried, TracedSplit, split
 from suny.errors import UserError
 
 DEFAULT_BATCH_SIZE = {"cpu": 8, "cuda": 64}  # fastest measured on two CPU cores; a card wants more
@@ -79,6 +79,11 @@ class Engine:
         batch_size: images a pass; None: 8 on a CPU, 64 on CUDA (of 64 x 64 pixels eight times as many); ``auto``: the
             fastest, found by a short calibration. Which it is can change the last digits of a result, so reruns should name
             the number (:attr:`batch_size`).
+        compile: have torch.compile fuse the network's operations, which changes the last digits of its outputs; takes a
+            minute once, and a C++ compiler on a CPU.
+
+    Raises:
+        UserError: a network whose scores depend on batch mates, or one that can't be compiled.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Engine:
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         batch_size: BatchSize = None,
+        compile: bool = False,
     ) -> None:
         _refuse_batch_statistics(network)
         self.device = torch.device(device)
@@ -100,6 +106,7 @@ class Engine:
         with torch.inference_mode(False):  # weights made in it could not take part in gradients later
             self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.compile = compile
         self.network.register_forward_pre_hook(self._count)
         self._cost = Cost()
         self._randomised: dict[tuple[int, int], Engine] = {}
@@ -108,6 +115,8 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+        if compile:
+            self._compile()
         if batch_size == "auto":
             self.batch_size = self._calibrated(size)
 
@@ -118,10 +127,11 @@ class Engine:
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         batch_size: BatchSize = None,
-    ) -> Engine:
+        compile: bool = False,
+    ) -> Self:
         """The engine of a classifier, at its target layer and input size."""
         side = classifier.view.crop
-        return cls(classifier.network, classifier.target_layer, (side, side), device, precision, batch_size)
+        return cls(classifier.network, classifier.target_layer, (side, side), device, precision, batch_size, compile)
 
     @property
     def cost(self) -> Cost:
@@ -136,6 +146,13 @@ class Engine:
         with self._running():
             activation, _ = self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))
         return max(self.batch_size, self.batch_size * 2**21 // activation.nbytes)
+
+    @property
+    def gradient_batch_size(self) -> int:
+        """Images a pass where gradients by pixels are taken: on a CPU no more than usual, for all activations are kept."""
+        return (
+            self.batch_size if self.device.type != "cpu" else min(self.batch_size, default_batch_size(self.device, self.size))
+        )
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of a batch of any length.
@@ -240,7 +257,7 @@ class Engine:
                 (found,) = torch.autograd.grad(values[:, target].sum(), inputs)
             return found.float()
 
-        return self._batched(len(images), lambda part: images[part], gradient)
+        return self._batched(len(images), lambda part: images[part], gradient, self.gradient_batch_size)
 
     @contextmanager
     def differentiable(self) -> Iterator[nn.Module]:
@@ -274,7 +291,8 @@ class Engine:
         if key not in self._randomised:
             with torch.inference_mode(False):
                 network = randomise(self.source, seed, layers)
-            engine = Engine(network, self.target_layer, self.size, self.device, self.precision, self.batch_size)
+            settings: Any = (self.target_layer, self.size, self.device, self.precision, self.batch_size, self.compile)
+            engine = Engine(network, *settings)
             engine._cost = self._cost
             self._randomised[key] = engine
         return self._randomised[key]
@@ -308,6 +326,19 @@ class Engine:
                 best, fastest = tried, rate
         self._cost = Cost()
         return best
+
+    def _compile(self) -> None:
+        """Compiles head and tail, and runs each once, so that what stands in the way is told now."""
+        if not isinstance(self.network, TracedSplit):
+            raise UserError("compile=true: this network can't be traced, so that it can't be compiled; use compile=false.")
+        self.network.head_graph.compile()
+        self.network.tail_graph.compile()
+        try:
+            self._logits(torch.zeros(1, 3, *self.size))
+        except Exception as error:  # of many kinds: no compiler, a broken one, an operation that it does not know
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"compile=true: torch.compile failed ({said[0][:200]}); use compile=false.") from error
+        self._cost = Cost()
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.to(self.device, memory_format=torch.channels_last)

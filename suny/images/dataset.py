@@ -87,7 +87,7 @@ class ImageList:
     has_causes: bool = False
     notes: tuple[str, ...] = field(default=())
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the image ids, labels, boxes, parts and of the files' content, wherever they lie.
 

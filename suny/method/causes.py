@@ -92,25 +92,27 @@ class ImageCauses:
         return self._score(players, coalitions, keep=True)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
-        covers = self._covers(players)
+        covers = self._covers(players, coalitions)
 
         def build(part: slice) -> Tensor:
-            cover = covers(coalitions[part])
+            cover = covers(part)
             return blend(self.image, self.background, cover if keep else 1 - cover)
 
         return self.engine.score(len(coalitions), build, self.target)
 
-    def _covers(self, players: Tensor) -> Callable[[Tensor], Tensor]:
-        """What coalitions of the players, bool (n, k), cover: (n, H, W) in [0, 1]."""
+    def _covers(self, players: Tensor, coalitions: Tensor) -> Callable[[slice], Tensor]:
+        """What each coalition, bool (n, k), of a slice of them covers: (n, H, W) in [0, 1]."""
         together = self.rule == "partition" or len(players) <= self.engine.batch_size
         ready = self.masks(players) if together else None
         if ready is not None and self.rule == "partition":
             ready = shares(ready)
+        single = (coalitions.sum(1) == 1).cpu()  # asked once: the device is waited for
 
-        def covers(rows: Tensor) -> Tensor:
+        def covers(part: slice) -> Tensor:
+            rows = coalitions[part]
             if ready is not None:
                 return union(rows, ready, self.rule)
-            if bool((rows.sum(1) == 1).all()):  # single causes are their own masks
+            if bool(single[part].all()):  # single causes are their own masks
                 return self.masks(players[rows.int().argmax(1)])
             used = rows.any(0).nonzero()[:, 0]  # many players: only the masks that this batch needs
             return union(rows[:, used], self.masks(players[used]), self.rule)
@@ -176,16 +178,12 @@ class RegionCauses(ImageCauses):
     def masks(self, players: Tensor) -> Tensor:
         return (self.regions[None] == players[:, None, None]).to(self.image.dtype)
 
-    def _covers(self, players: Tensor) -> Callable[[Tensor], Tensor]:
-        column = torch.full((self.count,), len(players), device=players.device)  # of each pixel's region among the players
+    def _covers(self, players: Tensor, coalitions: Tensor) -> Callable[[slice], Tensor]:
+        column = torch.full((self.count,), len(players), device=players.device)  # of each region among the players
         column[players] = torch.arange(len(players), device=players.device)
         of_pixel = column[self.regions]
-
-        def covers(rows: Tensor) -> Tensor:
-            nobody = rows.new_zeros(len(rows), 1)
-            return torch.cat([rows, nobody], 1)[:, of_pixel].to(self.image.dtype)
-
-        return covers
+        rows = torch.cat([coalitions, coalitions.new_zeros(len(coalitions), 1)], 1)  # the last one: regions of no player
+        return lambda part: rows[part][:, of_pixel].to(self.image.dtype)
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         of_region = self.image.new_zeros(self.count)

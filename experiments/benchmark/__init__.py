@@ -1,0 +1,1 @@
+"""Speed, memory and error, measured on this machine: :mod:`experiments.benchmark.__main__`."""

@@ -1,0 +1,75 @@
+"""Memory: the peak of every method, each in a process of its own, and what is held after many images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from experiments.benchmark.common import Figure, explainer, network, photograph
+from experiments.config import CONF
+from experiments.machine import forget_peak, held_memory, peak_memory
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.engine import Engine
+from suny.classifiers.rehearsal import Rehearsal
+from suny.errors import UserError
+
+# after so many images held memory is read
+IMAGES = (50, 200)
+
+
+def methods() -> list[str]:
+    return sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def peak(model: str, method: str, batch_size: int, device: torch.device) -> float:
+    """Bytes that explaining one image takes at most in this process, everything loaded included.
+
+    Every kind of batch is run once at its full length, and not repeated: repeating it takes no more memory.
+    """
+    classifier = network(model)
+    engine = Rehearsal.of(classifier, device, batch_size=batch_size)
+    engine.limit = 0.0
+    image, target = photograph(classifier, engine)
+    forget_peak(device)  # of loading
+    engine.begin()
+    explainer(f"method={method}").explain(engine, image, target, [0])
+    return peak_memory(device)
+
+
+def peaks(models: list[str], batch_size: int, device: torch.device, progress: tqdm[Any]) -> list[Figure]:
+    """The peak of each method in a fresh process."""
+    figures = []
+    for model in models:
+        for method in methods():
+            progress.set_description(f"{model}: {method}")
+            arguments = [f"models={model}", f"method={method}", f"batch_size={batch_size}", f"device={device.type}"]
+            command = [sys.executable, "-m", "experiments.benchmark", "peak", *arguments]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ended.returncode:
+                raise UserError(f"method={method} ended with exit code {ended.returncode}: {ended.stderr.strip()[-300:]}")
+            value = float(ended.stdout.split()[-1]) / 2**30
+            figures.append(Figure(model, f"{method}: peak memory, batches of {batch_size}", value, "GiB"))
+            progress.update()
+    return figures
+
+
+def held(classifier: Classifier, device: torch.device, progress: tqdm[Any]) -> list[Figure]:
+    """What is held after 50 and after 200 images, each explained by several methods."""
+    engine = Engine.of(classifier, device)
+    names = ("gradcam", "gradcampp", "groupcam", "ablationcam", "cexcnn", "eigencam", "suny_filter")
+    explainers = [explainer(f"method={name}") for name in names]
+    found = []
+    for at in range(1, IMAGES[-1] + 1):
+        image, target = photograph(classifier, engine, at % 6)
+        for each in explainers:
+            each.explain(engine, image, target, [at])
+        progress.set_description(classifier.name)
+        progress.update()
+        if at in IMAGES:
+            what = f"{', '.join(names)}: held after {at} images"
+            found.append(Figure(classifier.name, what, held_memory(device) / 2**20, "MiB"))
+    return found
