@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.card import carry_card, make_card, tell
+from experiments.card import carry_card, make_card, superseded, tell
 from experiments.config import Run
 from experiments.picture import save_picture
-from experiments.records import Cell, Record, write_atomically, writing
+from experiments.records import DONE, Cell, Record, digest_of, write_atomically, writing
 from experiments.results import READ, entry_of, failures_of
-from metrics.base import Case, Frame, Metric, Need, Part
+from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
@@ -72,12 +74,14 @@ def run_cell(run: Run) -> Finished:
         / run.model.name
         / f"{run.explainer.name}-{card['hash'][:8]}"
     )
+    if not folder.exists():
+        notes += superseded(folder, card)
     for note in notes:
         tell(f"note: {note}")
-    with Cell.open(folder) as cell:
+    with Cell.open(folder, DONE) as cell:
         left = [s for s in samples if s.image not in cell.records]
-        if cell.repaired:
-            tell(f"note: {cell.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        for repair in cell.repairs:
+            tell(f"note: {repair}")
         wanted = {s.image: _Files.wanted(run, cell, s, at) for at, s in enumerate(samples)}
         lacking = [s for s in samples if _read(cell.records.get(s.image)) and wanted[s.image].missing]
         old = cell.read_card()
@@ -93,8 +97,8 @@ def run_cell(run: Run) -> Finished:
             for sample in lacking:
                 wanted[sample.image].write(classifier, sample, _explained(run, classifier, engine, sample))
         records = tuple(cell.records[s.image] for s in samples)
-        summary = cell.read_summary()
-        if left or summary is None:
+        summary = cell.read_summary(digest_of(records))
+        if summary is None:
             summary = summarise(run, card["hash"], metrics, records)
             cell.write_summary(summary)
     return Finished(folder, run.dataset.name, run.model.name, run.explainer.name, summary, records)
@@ -115,7 +119,8 @@ def _compute(
     with bar:
         for sample in left:
             try:
-                cell.append(_record(run, classifier, engine, metrics, sample, wanted[sample.image]))
+                # of the network's passes the engine takes care by itself, here of what is allocated beside them
+                cell.append(engine.fitting(partial(_record, run, classifier, engine, metrics, sample, wanted[sample.image])))
             except KeyboardInterrupt:
                 bar.close()
                 tell(f"stopped: {len(cell.records)} of {count} images done; the same command continues.")
@@ -150,7 +155,9 @@ def _record(
     explanation = found.explanation
     degenerate = is_degenerate(explanation.saliency[0])
     case = _case(run, classifier, engine, sample, found, upright, boxes)
-    values = {name: metric.measure(case) for name, metric in metrics.items()}
+    values, spoilt = _measured(metrics, case)
+    if spoilt:
+        tell(f"NaN for changed copies of image {sample.image}, counted as a failure: no value of {', '.join(spoilt)}")
     wanted.write(classifier, sample, found, again=True)
     return {
         "image": sample.image,
@@ -170,9 +177,37 @@ def _record(
         "explain_seconds": round(found.seconds, 3),
         "ties": tied_fraction(case.saliency),
         "nonfinite": float((~torch.isfinite(explanation.saliency[0])).float().mean()),
+        "batch_size": engine.batch_size,
+        **({"not_finite": spoilt} if spoilt else {}),
         **({"curves": {k: {"value": v, "fraction": q} for k, (v, q) in case.curves.items()}} if run.settings.curves else {}),
-        "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
+        "diagnostics": finite({**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})}),
     }
+
+
+def _measured(metrics: Mapping[str, Metric], case: Case) -> tuple[dict[str, Any], list[str]]:
+    """The value of each metric, and the names of those that have none because the network returned NaN."""
+    values: dict[str, Any] = {}
+    spoilt: list[str] = []
+    for name, metric in metrics.items():
+        try:
+            values[name] = metric.measure(case)
+        except NotFinite:
+            values[name] = None
+        else:
+            if finite(values[name]) == values[name]:
+                continue
+            values[name] = None
+        spoilt.append(name)
+    return values, spoilt
+
+
+def finite(value: Any) -> Any:
+    """A value of a record in which NaN and infinity, which JSON does not have, are None."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(finite(v) for v in value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -436,6 +471,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "method": run.explainer.name,
         "hash": digest,
         "n": len(records),
+        "records": digest_of(records),
         "metrics": {name: entry_of(metric, name, records) for name, metric in metrics.items()},
         "failures": failures_of(records, any("boxes" in m.needs for m in metrics.values())),
         "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},
