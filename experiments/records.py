@@ -16,7 +16,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,7 +119,8 @@ class Cell:
                 cell._read(contract)
             yield cell
         finally:
-            (folder / ".holder").unlink(missing_ok=True)
+            with suppress(OSError):  # what has gone wrong is told already
+                (folder / ".holder").unlink()
             lock.release()
 
     @property
