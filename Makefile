@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-faults fuzz lint clean
 
 demo: $(READY) ## the main job on six photographs, no download
 	$(BIN)/python run.py pictures=6
@@ -13,6 +13,13 @@ test: $(READY) ## the test suite
 
 test-slow: $(READY) ## the long checks as well
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-faults: $(READY) ## what runs survive, with 50 kills at random moments
+	$(BIN)/python -m pytest tests/test_faults.py -m "slow or not slow"
+
+MINUTES ?= 3
+fuzz: $(READY) ## each parser of foreign files for so many minutes
+	$(BIN)/python -m tests.fuzz minutes=$(MINUTES)
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

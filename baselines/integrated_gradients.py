@@ -39,8 +39,10 @@ class IntegratedGradients:
         with engine.differentiable() as network:
             method = CaptumIntegratedGradients(lambda x: network(x).float().softmax(1))
             for image, target in zip(images, targets.tolist(), strict=True):
-                found = method.attribute(
-                    image[None].clone(), target=target, n_steps=self.steps, internal_batch_size=engine.gradient_batch_size
-                )
-                maps.append(found[0].detach().float().sum(0).clamp(min=0))
+
+                def integrated(image: Tensor = image, target: int = target) -> Tensor:
+                    size = engine.gradient_batch_size
+                    return method.attribute(image[None].clone(), target=target, n_steps=self.steps, internal_batch_size=size)
+
+                maps.append(engine.fitting(integrated)[0].detach().float().sum(0).clamp(min=0))
         return Explanation(torch.stack(maps))

@@ -21,9 +21,10 @@ from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, upsample
+from suny.images.dataset import refuse_id
 
 _SIDES = ("saliency", "necessity", "sufficiency")
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @configured
@@ -95,6 +96,7 @@ class Precomputed:
         return digest.hexdigest()
 
     def _file(self, image: str) -> Path | None:
+        refuse_id(image, f"maps of {self.folder}")  # of records that somebody else may have written
         return next((p for s in (".npy", ".npz") if (p := self.folder / f"{image}{s}").is_file()), None)
 
 

@@ -43,7 +43,8 @@ _PACKAGES = ("torch", "torchvision", "pillow")
 _MOST_WORKERS = 8
 
 Key = tuple[int, int]  # epoch, and position in the list
-Item = tuple[int, Tensor | None, str]  # position, pixels uint8 (3, H, W), and what is wrong where there are none
+# position, pixels uint8 (3, H, W), and what is wrong where there are none: with the image, or with the system
+Item = tuple[int, Tensor | None, UnreadableImage | UserError | None]
 
 
 class Look(Protocol):
@@ -102,9 +103,9 @@ class _Photographs:
         epoch, at = key
         sample = self.samples[at]
         try:
-            return at, tvf.pil_to_tensor(self.look(decode(sample.path).image, sample.image, epoch)), ""
+            return at, tvf.pil_to_tensor(self.look(decode(sample.path).image, sample.image, epoch)), None
         except (UnreadableImage, UserError) as error:
-            return at, None, str(error)
+            return at, None, error  # raised in the worker it would come with the worker's traceback
 
 
 def photographs(
@@ -122,7 +123,7 @@ def photographs(
     Yields: positions in ``samples``, int64 (n,), and pixels, uint8 (n, 3, H, W).
 
     Raises:
-        UserError: an unreadable image, where ``strict``; workers that die.
+        UserError: an unreadable image, where ``strict``; a file that the system does not let be read; workers that die.
     """
     loader: Any = DataLoader(
         _Photographs(samples, look),  # type: ignore[arg-type]
@@ -134,6 +135,9 @@ def photographs(
     )
     try:
         for at, pixels, wrong in loader:
+            for error in wrong:
+                if isinstance(error, UserError):  # it may be there the next time: not to be left out for good
+                    raise error
             if wrong and strict:
                 raise UserError(
                     f"cannot use an image: {wrong[0]}. Mend it, or leave such images out with dataset.strict=false."
@@ -146,7 +150,7 @@ def photographs(
         raise UserError("a worker process died, most likely for want of (shared) memory: give workers=0, or fewer.") from error
 
 
-def _together(items: Sequence[Item]) -> tuple[Tensor, Tensor, list[str]]:
+def _together(items: Sequence[Item]) -> tuple[Tensor, Tensor, list[UnreadableImage | UserError | None]]:
     """A batch: positions and pixels of the readable images, and what is wrong with the others.
 
     It is made by the workers: each tensor that they hand over takes an open file.

@@ -16,7 +16,7 @@ import torch
 
 from experiments.config import Run
 from experiments.progress import tell
-from experiments.records import Cell
+from experiments.records import FORMAT, Cell
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
 from suny.classifiers.engine import default_batch_size
@@ -82,6 +82,7 @@ def make_card(
     }
     return {
         "hash": hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest(),
+        "format": FORMAT,
         "configuration": run.resolved,
         "protocol": protocol,
         "seed": settings.seed,
@@ -130,6 +131,34 @@ def _git() -> dict[str, Any]:
 
     changed = ask("status", "--porcelain", "--untracked-files=no")
     return {"revision": ask("rev-parse", "HEAD"), "modified": None if changed is None else bool(changed)}
+
+
+def superseded(folder: Path, card: dict[str, Any]) -> list[str]:
+    """What to tell of cells with the settings of a new one but another hash, whose finished work does not count for it."""
+    found = []
+    for other in sorted(folder.parent.glob(f"{card['configuration']['method']['name']}-*/card.yaml")):
+        try:
+            old = Cell(other.parent).read_card() or {}
+        except UserError:  # it stands in nobody's way here
+            continue
+        if _settings(old.get("configuration")) != _settings(card["configuration"]):
+            continue
+        parts = [k for k in ("protocol", "images", "weights", "batch_size") if old.get(k) != card[k]] or [
+            "version of the project"
+        ]
+        found.append(
+            f"{other.parent} has the same settings but other {' and '.join(parts)}: it stays, and all is computed anew"
+        )
+    return found
+
+
+def _settings(configuration: Any) -> Any:
+    """A configuration without what changes no number."""
+    if not isinstance(configuration, dict):
+        return None
+    settings = {k: v for k, v in configuration.items() if k not in ("results_dir", "pictures", "maps")}
+    dataset = {k: v for k, v in settings.get("dataset", {}).items() if k not in ("root", "strict")}
+    return settings | {"dataset": dataset}
 
 
 def carry_card(cell: Cell, old: dict[str, Any] | None, card: dict[str, Any]) -> None:

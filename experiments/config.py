@@ -33,6 +33,10 @@ from suny.explanation import Explainer
 from suny.images.dataset import Dataset
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# of data sets, networks and methods: folders and files are named by them
+NAME = re.compile(r"\w[\w.-]*")
+
 _GROUPS = ("dataset", "model", "method", "metrics", "experiment")
 
 
@@ -120,7 +124,7 @@ def read(cfg: DictConfig) -> Run:
     metrics = {name: make_target(node, f"metrics.{name}", Metric) for name, node in (groups["metrics"] or {}).items()}
     for group in ("dataset", "model", "method"):  # they name folders
         name = str((groups[group] or {}).get("name", ""))
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not NAME.fullmatch(name):
             raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
     if not metrics:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
@@ -145,6 +149,8 @@ def make_target(node: Any, where: str, kind: Any) -> Any:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
+        raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
     made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
     if not isinstance(made, kind):
         raise UserError(f"{where}._target_={target} is no {kind.__name__}.")

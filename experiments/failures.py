@@ -25,7 +25,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -34,6 +34,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 from PIL import Image
 from tabulate import tabulate
@@ -45,9 +46,9 @@ from experiments.batches import outputs, readable, usual_workers
 from experiments.card import carry_card, make_card
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.config import Run
-from experiments.picture import over
+from experiments.picture import drawable, over, save
 from experiments.progress import tell
-from experiments.records import Cell, Record, write_atomically, writing
+from experiments.records import Cell, Contract, Kept, Record, write_atomically, writing
 from experiments.runner import image_seed, labelled, parts_in_view
 from experiments.tables import number
 from metrics.base import Case, Part, Side
@@ -70,6 +71,18 @@ MAPS = {
     "predicted": "necessity of the predicted",
     "true": "necessity of the true",
 }
+
+
+class _Hit(pydantic.BaseModel):
+    hit: list[str]
+
+
+class _Case(Kept):
+    visible: list[str]
+    maps: dict[Literal["family", "predicted", "true"], _Hit]
+
+
+_CASE: Contract = pydantic.TypeAdapter(_Case)  # what records have
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = draw([sample for sample, _ in wrong], count, run.settings.seed)
     card = make_card(run, images, classifier, device, {}, {})
     folder = Path(own["out"]).expanduser() / run.dataset.name / run.model.name / f"{run.explainer.name}-{card['hash'][:8]}"
-    with Cell.open(folder) as cell:
+    with Cell.open(folder, _CASE) as cell:
+        for repair in cell.repairs:
+            tell(f"note: {repair}")
         carry_card(cell, cell.read_card(), card)
         left = [s for s in chosen if s.image not in cell.records or not _picture(folder, s).exists()]
         for sample in tqdm(left, initial=len(chosen) - len(left), total=len(chosen), desc="cases", unit="case", smoothing=0):
@@ -267,13 +282,12 @@ def _draw(path: Path, visible: Image.Image, maps: dict[str, Mapped], parts: Sequ
         other = "E_S" if mapped.side == "necessity" else "E_N"
         flags = [flag for flag in mapped.diagnostics.get("flags", []) if not flag.startswith(other)]
         said = [f"{mapped.title}, p = {mapped.p:.3f}", hit, *flags]
-        axis.set_title("\n".join(line for text in said for line in textwrap.wrap(text, 46)), fontsize=8)
+        axis.set_title(drawable("\n".join(line for text in said for line in textwrap.wrap(text, 46))), fontsize=8)
         _dots(axis, parts, mapped.hit)
     for axis in axes:
         axis.axis("off")
-    figure.suptitle(caption, fontsize=10)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.suptitle(drawable(caption), fontsize=10)
+    save(figure, path)
 
 
 def _dots(axis: Any, parts: Sequence[Part], hit: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from experiments import config
 from experiments.cli import EXIT_OK, guarded, pairs
-from experiments.picture import common_scale, draw_legend, heat, over
+from experiments.picture import common_scale, draw_legend, drawable, heat, over
 from experiments.records import writing
 from experiments.results import Result, read_results
 from experiments.runner import image_seed
@@ -194,7 +194,7 @@ def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
         photo = np.full((*side, 3), 0.5) if visible is None else np.asarray(visible, dtype=np.float64) / 255.0
         line[0].imshow(photo)
         name = images.class_name(cells[0].records[image]["target"]).split(",")[0]
-        line[0].set_title(f"{name}, p {cells[0].records[image]['prob']:.2f}", fontsize=6, loc="left")
+        line[0].set_title(f"{drawable(name)}, p {cells[0].records[image]['prob']:.2f}", fontsize=6, loc="left")
         for axis, cell in zip(line[1:], cells, strict=True):
             if cell.row in maps:
                 axis.imshow(over(photo, *_coloured(maps[cell.row])))

@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from experiments.records import replacing
 from suny.bivariate import bivariate, legend
 from suny.explanation import Explanation
+
+# names of files and classes stand in titles: a dollar in them is no formula
+plt.rcParams["text.parse_math"] = False
 
 _CAPTIONED = ("E_N(F_N)", "E_S(F_S)", "E_S(empty)")
 
@@ -57,9 +61,8 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     said = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
     flags = "; ".join(numbers.get("flags", []))
     lines = [caption, *([said] if said else []), *([f"flags: {flags}"] if flags else [])]
-    figure.suptitle("\n".join(lines), fontsize=10)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.suptitle(drawable("\n".join(lines)), fontsize=10)
+    save(figure, path)
 
 
 def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Explanation], caption: str) -> None:
@@ -80,9 +83,20 @@ def save_grid(path: Path, visible: Image.Image, explanations: Mapping[str, Expla
     for axis, (name, explanation) in zip(axes.flat[1:], explanations.items(), strict=False):
         axis.imshow(over(photo, *heat(explanation.saliency[0].double().cpu().numpy())))
         axis.set_title(name, fontsize=9)
-    figure.suptitle(caption, fontsize=10)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(drawable(caption), fontsize=10)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure at once: where the program is killed there is no half of a picture."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png", dpi=110)
     plt.close(figure)
+
+
+def drawable(text: str) -> str:
+    """A text of the data set as a font can show it: names of files need not be valid text."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def common_scale(necessity: NDArray[Any], sufficiency: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,23 +5,27 @@
     summary.json    means, intervals, failures; a pure function of the records
 
 A record counts once its line is complete. A line torn by a crash is cut off when the cell is opened again, so at most the
-image in flight is done twice. One process at a time writes a cell (an advisory lock that dies with its process); parts of it
-may be written by others at the same time, each in a cell of its own below (:mod:`experiments.shards`).
+image in flight is done twice. A line that is no record is set aside (records.bad.jsonl), and its image done again. One process
+at a time writes a cell (an advisory lock that dies with its process); parts of it may be written by others at the same time,
+each in a cell of its own below (:mod:`experiments.shards`). Nothing depends on the clock.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from experiments.progress import tell
 from suny.errors import UserError
@@ -31,6 +35,57 @@ Record = dict[str, Any]
 # folder in a cell: what its shards have recorded and is not yet merged
 PARTS = "shards"
 
+# of cards and records; raised where this version could not read what an older one wrote. Cards without one have the first.
+FORMAT = 1
+
+# the only keys of a record that differ from run to run
+_TIMES = ("seconds", "explain_seconds")
+
+_BAD = "records.bad.jsonl"
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Kept(pydantic.BaseModel):
+    """What every record has, whatever else it has."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    image: str
+    status: str
+
+
+class _Counted(Kept):
+    """Of an image that the benchmark has done."""
+
+    status: Literal["unreadable", "missing", "no_map"]
+    label: int | None
+    forwards: _Count
+    seconds: _Finite
+
+
+class _Explained(_Counted):
+    """Of one that was explained, beside a key a metric."""
+
+    status: Literal["ok", "degenerate"]  # type: ignore[assignment]
+    target: int
+    predicted: int
+    prob: _Finite
+    boxes: _Count
+    boxes_lost: _Count
+    explain_forwards: _Count
+    explain_tail_forwards: _Count
+    explain_backwards: _Count
+    explain_seconds: _Finite
+    diagnostics: dict[str, Any]
+
+
+Contract = pydantic.TypeAdapter[Any]
+
+KEPT: Contract = pydantic.TypeAdapter(Kept)
+DONE: Contract = pydantic.TypeAdapter(Annotated[_Counted | _Explained, Field(discriminator="status")])
+
 
 class Cell:
     """A cell's folder; use :meth:`open`."""
@@ -38,19 +93,22 @@ class Cell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[str, Record] = {}
-        self.repaired = 0
+        self.repairs: list[str] = []
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, wait: float = 0) -> Iterator[Cell]:
+    def open(cls, folder: Path, contract: Contract = KEPT, wait: float = 0) -> Iterator[Cell]:
         """Creates or reopens a cell for writing: takes the lock, reads the records, repairs what a crash tore.
+
+        What was repaired is in ``repairs``, a sentence each.
 
         Args:
             folder: of the cell.
+            contract: what its records have.
             wait: seconds to wait for another process that holds it.
 
         Raises:
-            UserError: the folder can't be written, or another process holds the cell.
+            UserError: the folder can't be written, another process holds the cell, or a record is of another version.
         """
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,10 +118,11 @@ class Cell:
                 note = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%F %T} UTC"
                 (folder / ".holder").write_text(note, encoding="utf-8")
                 cell = cls(folder)
-                cell._read()
+                cell._read(contract)
             yield cell
         finally:
-            (folder / ".holder").unlink(missing_ok=True)
+            with suppress(OSError):  # what has gone wrong is told already
+                (folder / ".holder").unlink()
             lock.release()
 
     @property
@@ -74,22 +133,33 @@ class Cell:
     def summary_path(self) -> Path:
         return self.folder / "summary.json"
 
-    def _read(self) -> None:
+    def _read(self, contract: Contract) -> None:
         path = self.folder / "records.jsonl"
         if not path.exists():
             return
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
         good: list[bytes] = []
-        for line in whole.splitlines(keepends=True):
+        bad: list[tuple[int, bytes]] = []
+        *lines, torn = content.split(b"\n")
+        for number, line in enumerate(lines, 1):
             record = _parsed(line)
-            if record is not None and record["image"] not in self.records:
-                self.records[record["image"]] = record
-                good.append(line)
-        if b"".join(good) != content:
-            self.repaired = len(content.splitlines()) - len(good)
-            write_atomically(path, b"".join(good))
-            self.summary_path.unlink(missing_ok=True)
+            if record is None or record["image"] in self.records:
+                bad.append((number, line))
+                continue
+            _check(record, contract, f"{path}, line {number}")
+            self.records[record["image"]] = record
+            good.append(line)
+        if torn:
+            self.repairs.append("the last line of records.jsonl was torn off in the middle: its image is done again")
+        if bad:
+            where = f"line {bad[0][0]}" if len(bad) == 1 else f"{len(bad)} lines (the first: {bad[0][0]})"
+            self.repairs.append(
+                f"damaged or doubled in records.jsonl, and moved to {_BAD}: {where}; images that have no other are done again"
+            )
+            with (self.folder / _BAD).open("ab") as file:  # first: a crash in between moves them twice, and loses nothing
+                file.writelines(line + b"\n" for _, line in bad)
+        if self.repairs:
+            write_atomically(path, b"".join(line + b"\n" for line in good))
 
     def append(self, record: Record) -> None:
         """Writes one record; on return it is on the disk.
@@ -128,19 +198,22 @@ class Cell:
             card = yaml.safe_load(self.card_path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError):
             card = None
-        if not isinstance(card, dict) or "hash" not in card:
+        if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
             raise UserError(f"{self.card_path} is damaged: move the folder {self.folder} away.")
+        if card.get("format", 1) != FORMAT:
+            raise UserError(
+                f"{self.folder} was written in format {card['format']}, this version of the project has format {FORMAT}: use "
+                "the version that its card names, or move the folder away and compute it again."
+            )
         return card
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """The summary, None where there is none or it may be older than the records."""
-        path, records = self.summary_path, self.folder / "records.jsonl"
-        if not path.exists() or not records.exists() or path.stat().st_mtime_ns < records.stat().st_mtime_ns:
-            return None
+    def read_summary(self, digest: str) -> dict[str, Any] | None:
+        """The summary of the records of a digest (:func:`digest_of`), None where there is none."""
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            summary = json.loads(self.summary_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
+        return summary if isinstance(summary, dict) and summary.get("records") == digest else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -176,14 +249,31 @@ def replacing(path: Path) -> Iterator[Path]:
     os.replace(temporary, path)
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path, contract: Contract = KEPT) -> list[Record]:
     """The complete records of a cell, in the order of their writing, without opening it for writing.
 
     Those of its shards follow its own; an image may be in both.
+
+    Raises:
+        UserError: a record is of another version.
     """
-    files = [folder / "records.jsonl", *sorted(folder.glob(f"{PARTS}/*/records.jsonl"))]
-    lines = [line for file in files for line in _content(file).splitlines(keepends=True)]
-    return [r for line in lines if line.endswith(b"\n") and (r := _parsed(line)) is not None]
+    records = []
+    for path in [folder / "records.jsonl", *sorted(folder.glob(f"{PARTS}/*/records.jsonl"))]:
+        *lines, _ = _content(path).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            record = _parsed(line)
+            if record is not None:
+                _check(record, contract, f"{path}, line {number}")
+                records.append(record)
+    return records
+
+
+def digest_of(records: Iterable[Record]) -> str:
+    """SHA-256 of records without the times that they took."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps({k: v for k, v in record.items() if k not in _TIMES}).encode())
+    return digest.hexdigest()
 
 
 def _content(file: Path) -> bytes:
@@ -199,8 +289,8 @@ def _line(record: Record) -> str:
 
 def _parsed(line: bytes) -> Record | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = json.loads(line, parse_constant=_refused)
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and isinstance(record.get("image"), str) and "status" in record else None
 
@@ -218,6 +308,23 @@ def _locked(folder: Path, wait: float) -> FileLock:
     except Timeout:
         raise UserError(f"{folder} is being written by {holder(folder)}: wait for it, or stop it.") from None
     return lock
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _check(record: Mapping[str, Any], contract: Contract, where: str) -> None:
+    """A whole record that lacks what this version needs is no crash's doing: nothing of it is thrown away unasked."""
+    try:
+        contract.validate_python(record)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{where}: the record of image {record['image']!a:.120} is damaged or of another version of the project "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}). Delete that line to have the image done again, or move the "
+            "folder away to compute all of it again."
+        ) from error
 
 
 def holder(folder: Path) -> str:

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 
 from experiments.card import TEXTS
 from experiments.cli import composed
-from experiments.config import CONF, make_target
+from experiments.config import CONF, NAME, make_target
 from experiments.progress import tell
-from experiments.records import Cell, Record, read_records
+from experiments.records import DONE, Cell, Record, read_records
 from metrics.base import Metric
 from metrics.statistics import Entry, mean_interval, paired
 from suny.errors import UserError
@@ -30,6 +30,9 @@ OWN, BASELINE, CONTROL = "own", "baseline", "control"
 
 # of records whose image was explained
 READ = ("ok", "degenerate")
+
+# numbers in records are below: larger ones are no metric's
+LARGEST = 1e300
 
 # keys of a method's configuration that say nothing about what it does
 _NO_SETTINGS = ("_target_", "name", "seed")
@@ -171,8 +174,11 @@ def read_result(folder: Path) -> Result:
     card = Cell(folder).read_card()
     if card is None or not {"configuration", "protocol", "images", "weights", "seed"} <= set(card):
         raise UserError(f"{folder}/card.yaml is damaged: move the folder {folder} away.")
+    names = [card["configuration"].get(group, {}).get("name") for group in ("dataset", "model", "method")]
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
+        raise UserError(f"{folder}/card.yaml is damaged (names: {names!a}): move the folder {folder} away.")
     records: dict[str, Record] = {}
-    for record in read_records(folder):
+    for record in read_records(folder, DONE):
         records.setdefault(record["image"], record)
     # by image, as the runner has them: an interval depends on the order
     result = Result(folder, card, dict(sorted(records.items())), {})
@@ -224,11 +230,18 @@ def preset(method: str) -> dict[str, Any]:
 
 
 def entry_of(metric: Metric | None, name: str, records: Sequence[Record]) -> Entry:
-    """Mean, interval and n of a key of the records; images on which it is not defined are missing from n."""
+    """Mean, interval and n of a key of the records; images on which it is not defined are missing from n.
+
+    Raises:
+        UserError: a value that is no number, of a metric whose values are.
+    """
     known = [r for r in records if r.get(name) is not None]
     summarise = getattr(metric, "summarise", None)
     if summarise:
         return summarise([r[name] for r in known], [r["label"] for r in known])
+    for r in known:
+        if type(r[name]) not in (int, float) or not abs(r[name]) < LARGEST:
+            raise UserError(f"the record of image {r['image']!a:.120} is damaged: {name} is {r[name]!a:.40}; delete its line.")
     return mean_interval([r[name] for r in known])
 
 
@@ -241,6 +254,8 @@ def failures_of(records: Sequence[Record], boxes: bool) -> dict[str, int]:
         **{status: by_status[status] for status in ("degenerate", "unreadable", "missing")},
         **({"no_map": by_status["no_map"]} if by_status["no_map"] else {}),
     }
+    if spoilt := sum(bool(r.get("not_finite")) for r in read):
+        failures["not_finite"] = spoilt
     if boxes:
         failures["no_box"] = sum(r["boxes"] == 0 for r in read)
         failures["boxes_lost"] = sum(r["boxes_lost"] for r in read)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -20,14 +21,14 @@ import torch
 from torch import Tensor
 
 from experiments.ahead import Seen, ahead, look
-from experiments.card import carry_card, make_card
+from experiments.card import carry_card, make_card, superseded
 from experiments.config import Run
 from experiments.picture import save_picture
 from experiments.progress import Images, tell
-from experiments.records import Cell, Record, write_atomically, writing
+from experiments.records import Cell, Record, digest_of, write_atomically, writing
 from experiments.results import READ, entry_of, failures_of
 from experiments.shards import entered, merge, recorded
-from metrics.base import Case, Frame, Metric, Need, Part
+from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
@@ -125,12 +126,12 @@ def run_cell(run: Run) -> Finished | Partial:
     device = pick_device(run.settings.device)
     found = prepare(run, device, run.dataset.load(), run.model.build())
     classifier, samples, metrics, card, folder = found.classifier, found.samples, found.metrics, found.card, found.folder
-    for note in found.notes:
+    for note in [*found.notes, *([] if folder.exists() else superseded(folder, card))]:
         tell(f"note: {note}")
     order = [s.image for s in samples]
     with entered(folder, run.shard) as (own, whole):
-        if own.repaired:
-            tell(f"note: {own.repaired} damaged line(s) of records.jsonl were removed; those images are done again")
+        for repair in own.repairs:
+            tell(f"note: {repair}")
         with whole() as cell:
             if run.shard.whole:
                 merge(cell, order)
@@ -160,8 +161,8 @@ def run_cell(run: Run) -> Finished | Partial:
                 return Partial(folder, done, len(order))
             merge(cell, order, own)
             records = tuple(cell.records[image] for image in order)
-            summary = cell.read_summary()
-            if left or summary is None:
+            summary = cell.read_summary(digest_of(records))
+            if summary is None:
                 summary = summarise(run, card["hash"], metrics, records)
                 cell.write_summary(summary)
     return Finished(folder, run.dataset.name, run.model.name, run.explainer.name, summary, records)
@@ -185,7 +186,9 @@ def _compute(
         for at, (sample, seen) in enumerate(coming, done):
             try:
                 write = partial(wanted[sample.image].write, classifier, sample.image, again=True)
-                cell.append(make_record(run, classifier, engine, metrics, sample, seen, write))
+                record = partial(make_record, run, classifier, engine, metrics, sample, seen, write)
+                # of the network's passes the engine takes care by itself, here of what is allocated beside them
+                cell.append(engine.fitting(record))
             except KeyboardInterrupt:
                 bar.close()
                 tell(f"stopped: {at} of {count} images done; the same command continues.")
@@ -228,7 +231,9 @@ def make_record(
     explanation = found.explanation
     degenerate = is_degenerate(explanation.saliency[0])
     case = _case(run, classifier, engine, sample, found, upright, boxes)
-    values = {name: metric.measure(case) for name, metric in metrics.items()}
+    values, spoilt = _measured(metrics, case)
+    if spoilt:
+        tell(f"NaN for changed copies of image {sample.image}, counted as a failure: no value of {', '.join(spoilt)}")
     write(found)
     return {
         "image": sample.image,
@@ -248,9 +253,37 @@ def make_record(
         "explain_seconds": round(found.seconds, 3),
         "ties": tied_fraction(case.saliency),
         "nonfinite": float((~torch.isfinite(explanation.saliency[0])).float().mean()),
+        "batch_size": engine.batch_size,
+        **({"not_finite": spoilt} if spoilt else {}),
         **({"curves": {k: {"value": v, "fraction": q} for k, (v, q) in case.curves.items()}} if run.settings.curves else {}),
-        "diagnostics": {**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})},
+        "diagnostics": finite({**case.notes, **(explanation.diagnostics[0] if explanation.diagnostics else {})}),
     }
+
+
+def _measured(metrics: Mapping[str, Metric], case: Case) -> tuple[dict[str, Any], list[str]]:
+    """The value of each metric, and the names of those that have none because the network returned NaN."""
+    values: dict[str, Any] = {}
+    spoilt: list[str] = []
+    for name, metric in metrics.items():
+        try:
+            values[name] = metric.measure(case)
+        except NotFinite:
+            values[name] = None
+        else:
+            if finite(values[name]) == values[name]:
+                continue
+            values[name] = None
+        spoilt.append(name)
+    return values, spoilt
+
+
+def finite(value: Any) -> Any:
+    """A value of a record in which NaN and infinity, which JSON does not have, are None."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(finite(v) for v in value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -519,6 +552,7 @@ def summarise(run: Run, digest: str, metrics: dict[str, Metric], records: Sequen
         "method": run.explainer.name,
         "hash": digest,
         "n": len(records),
+        "records": digest_of(records),
         "metrics": {name: entry_of(metric, name, records) for name, metric in metrics.items()},
         "failures": failures_of(records, any("boxes" in m.needs for m in metrics.values())),
         "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},

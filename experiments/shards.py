@@ -27,7 +27,7 @@ from typing import Annotated
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from experiments.records import PARTS, Cell, Record, holder, read_records
+from experiments.records import DONE, PARTS, Cell, Record, holder, read_records
 from suny.configured import configured
 from suny.errors import UserError
 
@@ -76,22 +76,22 @@ def entered(folder: Path, shard: Shard) -> Iterator[tuple[Cell, Callable[[], Abs
         UserError: the folder can't be written, or other processes compute the same images.
     """
     if shard.whole:
-        with Cell.open(folder) as cell:
+        with Cell.open(folder, DONE) as cell:
             _refuse(_running(folder))
             yield cell, lambda: nullcontext(cell)
         return
-    whole = partial(Cell.open, folder, PATIENCE)
+    whole = partial(Cell.open, folder, DONE, PATIENCE)
     with ExitStack() as held:
         with whole():  # nobody removes a shard's folder while it is entered
             _refuse(p for p in _running(folder) if not p.name.endswith(shard.name.partition("-")[2]))
-            own = held.enter_context(Cell.open(folder / PARTS / shard.name))
+            own = held.enter_context(Cell.open(folder / PARTS / shard.name, DONE))
         yield own, whole
 
 
 def recorded(cell: Cell) -> dict[str, Record]:
     """All records of a cell and its shards, one an image."""
     found = dict(cell.records)
-    for record in itertools.chain.from_iterable(read_records(part) for part in _parts(cell.folder)):
+    for record in itertools.chain.from_iterable(read_records(part, DONE) for part in _parts(cell.folder)):
         found.setdefault(record["image"], record)
     return found
 

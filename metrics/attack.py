@@ -59,7 +59,7 @@ class SaliencyAttack:
             gradient = case.engine.input_gradient(attacked, case.target, "log_probability")
             change = (attacked - step * gradient.sign() - case.image).clamp(-self.epsilon, self.epsilon)
             attacked = case.image + change * free
-        after = case.engine.score(2, attacked.__getitem__, case.target).double().tolist()
+        after = case.score(2, attacked.__getitem__).tolist()
         most, least = ((case.p - p) / case.p for p in after)
         case.notes["attack_drop_most_salient"], case.notes["attack_drop_least_salient"] = most, least
         return max(most, 0.0) / max(least, _SMALLEST)

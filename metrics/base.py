@@ -29,6 +29,10 @@ Part = tuple[str, float, float]
 T = TypeVar("T")
 
 
+class NotFinite(ArithmeticError):
+    """The network returned NaN for a perturbed image: what would be computed from it has no value."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """The upright image that the network's view was cut from.
@@ -86,7 +90,7 @@ class Case:
     def p(self) -> float:
         """p_c(I)."""
         if self.clean is None:
-            self.clean = float(self.engine.score(1, lambda _: self.image[None], self.target))
+            self.clean = float(self.score(1, lambda _: self.image[None])[0])
         return self.clean
 
     @property
@@ -115,6 +119,18 @@ class Case:
             return rank_of(pixel_order(values, ties)).reshape(values.shape)
 
         return self.once(("rank", side, ties), compute)
+
+    def score(self, count: int, build: Callable[[slice], Tensor]) -> Tensor:
+        """p_c of changed images, float64 (count,) on the engine's device; see :meth:`suny.classifiers.engine.Engine.score`.
+
+        Raises:
+            NotFinite: some of it is NaN.
+        """
+        p = self.engine.score(count, build, self.target).double()
+        spoilt = int((~p.isfinite()).sum())
+        if spoilt:
+            raise NotFinite(f"the network returns NaN for {spoilt} of {count} changed images")
+        return p
 
     def scores(
         self, change: Change, fill: Substrate, counts: Sequence[int], side: Side = "saliency", ties: Ties = "raster"
@@ -146,8 +162,8 @@ class Case:
             blank = self.once(("substrate", fill), lambda: substrate(self.image, fill))
             start, finish = (self.image, blank) if change == "remove" else (blank, self.image)
             rank, which = self.rank(side, ties), torch.tensor(missing)
-            p = self.engine.score(len(missing), lambda part: replace_top(start, finish, rank, which[part]), self.target)
-            known.update(zip([key(c) for c in missing], p.double().tolist(), strict=True))
+            p = self.score(len(missing), lambda part: replace_top(start, finish, rank, which[part]))
+            known.update(zip([key(c) for c in missing], p.tolist(), strict=True))
         return [known[key(c)] for c in counts]
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
@@ -191,5 +207,9 @@ class Metric(Protocol):
     def label(self) -> str: ...
 
     def measure(self, case: Case) -> Any:
-        """The number, or None where it is not defined for this image (counted by the smaller n)."""
+        """The number, or None where it is not defined for this image (counted by the smaller n).
+
+        Raises:
+            NotFinite: the network returned NaN; a number that is not finite itself is taken for the same.
+        """
         ...

@@ -26,7 +26,7 @@ from pydantic import Field
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
-from metrics.base import Case, Need, Side
+from metrics.base import Case, Need, NotFinite, Side
 from metrics.statistics import mean_interval
 from suny.classifiers.engine import Engine
 from suny.configured import configured
@@ -174,7 +174,7 @@ def true_effects(case: Case, causes: KnownCauses) -> tuple[Floats, Floats]:
     """E_N and E_S of each shape alone in the network, clipped to [0, 1], (n,) each; E_S from the bare background upwards."""
     one = np.eye(causes.count, dtype=bool)
     rows = np.concatenate([~one, one, np.zeros((1, causes.count), dtype=bool)])
-    p = case.engine.score(len(rows), lambda part: causes.intervene(rows[part]), case.target).double().cpu().numpy() / case.p
+    p = case.score(len(rows), lambda part: causes.intervene(rows[part])).cpu().numpy() / case.p
     erased, kept, empty = np.split(p, [causes.count, 2 * causes.count])
     return np.clip(1 - erased, 0, 1), np.clip(kept - empty, 0, 1)
 
@@ -235,6 +235,8 @@ def channel_tables(case: Case) -> tuple[Floats, Floats]:
     players = torch.arange(count, device=activation.device)
     game = Game(count, lambda rows: filters.kept(players, torch.from_numpy(rows).to(players.device)).double().cpu().numpy())
     kept = game(all_coalitions(count)) / case.p
+    if not np.isfinite(kept).all():
+        raise NotFinite("the network returns NaN with some channels switched off")
     return 1 - kept[::-1], kept  # keeping the others is removing a coalition
 
 

@@ -196,6 +196,6 @@ def _masked(case: Case) -> float:
     def score() -> float:
         mask = min_max(case.saliency[None])
         blank = substrate(case.image, "zero")
-        return float(case.engine.score(1, lambda _: blend(case.image, blank, mask), case.target))
+        return float(case.score(1, lambda _: blend(case.image, blank, mask))[0])
 
     return case.once("masked by the map", score)

@@ -70,7 +70,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 
 def test_a_failure_of_the_system_is_no_property_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> None:
+    def lost(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Image, "open", lost)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.records import Cell, read_records, write_atomically
+from experiments.records import Cell, digest_of, read_records, write_atomically
 from suny.errors import UserError
 
 from .conftest import ROOT
@@ -34,7 +34,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert len(content.splitlines()) == 4
     with Cell.open(tmp_path / "cell") as cell:
         assert list(cell.records.values()) == [record(i) for i in range(4)]
-        assert cell.repaired == 0
+        assert not cell.repairs
     assert read_records(tmp_path / "cell") == [record(i) for i in range(4)]
 
 
@@ -48,22 +48,33 @@ def test_a_torn_end_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
     whole = torn.count(b"\n")
     with Cell.open(folder) as cell:
         assert list(cell.records.values()) == [record(i) for i in range(whole)]
-        assert cell.repaired == (0 if torn.endswith(b"\n") or not torn else 1)
+        assert len(cell.repairs) == (0 if torn.endswith(b"\n") or not torn else 1)
         for i in range(whole, 3):
             cell.append(record(i))
     assert (folder / "records.jsonl").read_bytes() == content
 
 
-def test_garbage_and_doubled_lines_are_removed(tmp_path: Path) -> None:
+def test_garbage_and_doubled_lines_are_set_aside(tmp_path: Path) -> None:
     content = filled(tmp_path, 2)
     lines = content.splitlines(keepends=True)
-    (tmp_path / "records.jsonl").write_bytes(lines[0] + b"\x00\xff garbage\n[1]\n{}\n" + lines[0] + lines[1])
-    (tmp_path / "summary.json").write_text("{}")
+    garbage = b"\x00\xff garbage\n[1]\n{}\n" + lines[0]
+    (tmp_path / "records.jsonl").write_bytes(lines[0] + garbage + lines[1])
     with Cell.open(tmp_path) as cell:
         assert list(cell.records.values()) == [record(0), record(1)]
-        assert cell.repaired == 4
+        assert "4 lines (the first: 2)" in cell.repairs[0]
     assert (tmp_path / "records.jsonl").read_bytes() == content
-    assert not (tmp_path / "summary.json").exists()  # it may have counted what is gone
+    assert (tmp_path / "records.bad.jsonl").read_bytes() == garbage
+
+
+def test_a_summary_is_that_of_its_records(tmp_path: Path) -> None:
+    with Cell.open(tmp_path) as cell:
+        cell.write_summary({"records": digest_of([record(0), record(1)])})
+        assert cell.read_summary(digest_of([record(0) | {"seconds": 3.0}, record(1)])) is not None
+        assert cell.read_summary(digest_of([record(1), record(0)])) is None
+        assert cell.read_summary(digest_of([record(0)])) is None
+        for damaged in ("{", "[]", "{}", ""):
+            cell.summary_path.write_text(damaged)
+            assert cell.read_summary(digest_of([])) is None
 
 
 def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:

@@ -290,13 +290,14 @@ class _Profiled(Engine):
         return self._adding("in the network", lambda: super(_Profiled, self).activation_gradient(images, targets))
 
     def _batched(
-        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], size: Any = None
+        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool
     ) -> Tensor:
         return super()._batched(
             count,
             lambda part: self._adding("making its inputs", lambda: build(part)),
             lambda images: self._adding("in the network", lambda: run(images)),
-            size,
+            *kind,
+            **named,
         )
 
     def _adding(self, where: str, work: Callable[[], Any]) -> Any:

@@ -2,22 +2,25 @@
 
 It owns a prepared copy (cut at the target layer, batch norms folded, channels_last), so the caller's network is never
 touched. Work is cut into batches of one size; perturbed images are built batch by batch, so memory is bounded by the
-batch size, not by the number of perturbations. Every image that passes is counted.
+batch size, not by the number of perturbations. Where the device has too little memory for a batch, batches are halved from
+there on. Every image that passes is counted.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.split import Carried, TracedSplit, split
@@ -31,6 +34,11 @@ _USUAL_PIXELS, _MOST = 224**2, 8
 # What calibration tries; a larger batch has to be faster by this much to be worth its memory.
 _TRIED = {"cpu": (4, 8, 16, 32), "cuda": (32, 64, 128, 256)}
 _WORTH = 1.03
+
+# what PyTorch says, in a plain RuntimeError, where the memory of the CPU, or of a library on a card, does not suffice
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+T = TypeVar("T")
 
 Precision = Literal["float32", "bf16"]
 BatchSize = int | Literal["auto"] | None
@@ -78,7 +86,7 @@ class Engine:
         precision: ``float32`` (TensorFloat-32 off), or ``bf16`` autocast; probabilities are float32 either way.
         batch_size: images a pass; None: 8 on a CPU, 64 on CUDA (of 64 x 64 pixels eight times as many); ``auto``: the
             fastest, found by a short calibration. Which it is can change the last digits of a result, so reruns should name
-            the number (:attr:`batch_size`).
+            the number (:attr:`batch_size`, which is smaller than what was given once memory has not sufficed).
         compile: have torch.compile fuse the network's operations, which changes the last digits of its outputs; takes a
             minute once, and a C++ compiler on a CPU.
 
@@ -108,6 +116,7 @@ class Engine:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compile = compile
         self.network.register_forward_pre_hook(self._count)
+        self._most_tails: int | None = None  # once memory has not sufficed
         self._cost = Cost()
         self._randomised: dict[tuple[int, int], Engine] = {}
         if self.device.type == "cuda":
@@ -138,14 +147,61 @@ class Engine:
         """What has passed since the engine was made (a copy; differences of two give the cost of what lay between)."""
         return Cost(**vars(self._cost))
 
-    @cached_property
+    @property
     def tail_batch_size(self) -> int:
         """Activations a pass of the tail: as many as fit 2 MiB for each image of a batch, where tails cost less than passes."""
         if not self.network.tail_only:
             return self.batch_size
+        usual = max(self.batch_size, self.batch_size * 2**21 // self._activation_bytes)
+        return min(usual, self._most_tails or usual)
+
+    @cached_property
+    def _activation_bytes(self) -> int:
+        """Of one image's activation at the target layer."""
         with self._running():
-            activation, _ = self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))
-        return max(self.batch_size, self.batch_size * 2**21 // activation.nbytes)
+            return self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))[0].nbytes
+
+    def fitting(self, run: Callable[[], T]) -> T:
+        """What ``run`` returns, started again with half of the engine's batch size as long as memory does not suffice.
+
+        For what allocates memory beside the engine's own passes, which take care of themselves. The engine keeps the size from
+        there on.
+
+        Raises:
+            UserError: there is no memory for a single image.
+        """
+        while not (found := self._fits(run)):
+            self._lower(self.batch_size)
+        return found[0]
+
+    def _fits(self, run: Callable[[], T]) -> list[T]:
+        """What ``run`` returns; nothing, and nothing counted, where memory does not suffice."""
+        before = self.cost
+        try:
+            return [run()]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # outside of the handler, which would hold what the failed pass has allocated
+        vars(self._cost).update(vars(before))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return []
+
+    def _lower(self, tried: int, tail: bool = False) -> None:
+        """Halves the batches after one of a size that there was no memory for."""
+        if tried == 1:
+            raise UserError(
+                f"device={self.device.type} has too little memory for a single image: free some of it, or choose a smaller "
+                "network or another device."
+            )
+        if tail:
+            self._most_tails = tried // 2
+        else:
+            self.batch_size = tried // 2
+        what = "activations" if tail else "images"
+        said = f"note: too little memory for a batch of {tried} {what}: batches have at most {tried // 2} from here on"
+        tqdm.write(said, file=sys.stderr)
 
     @property
     def gradient_batch_size(self) -> int:
@@ -216,7 +272,7 @@ class Engine:
                 beside = tuple(c.expand(n, *c.shape[1:]) for c in carried)
                 return _of_class(self.network.tail(activation, beside).float(), target, output)
 
-        return self._batched(count, build, run, self.tail_batch_size)
+        return self._batched(count, build, run, tail=True)
 
     def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The target layer's activation and the gradient of the class's logit by it; one forward, one backward.
@@ -257,7 +313,7 @@ class Engine:
                 (found,) = torch.autograd.grad(values[:, target].sum(), inputs)
             return found.float()
 
-        return self._batched(len(images), lambda part: images[part], gradient, self.gradient_batch_size)
+        return self._batched(len(images), lambda part: images[part], gradient, gradient=True)
 
     @contextmanager
     def differentiable(self) -> Iterator[nn.Module]:
@@ -302,11 +358,30 @@ class Engine:
             return self.network(self._laid_out(images)).float()
 
     def _batched(
-        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], size: int | None = None
+        self,
+        count: int,
+        build: Callable[[slice], Tensor],
+        run: Callable[[Tensor], Tensor],
+        gradient: bool = False,
+        tail: bool = False,
     ) -> Tensor:
         if count == 0:
             return torch.empty(0, device=self.device)
-        return torch.cat([run(build(part)) for part in batches(count, size or self.batch_size)])
+        done: list[Tensor] = []
+        start = 0
+        while start < count:
+            part = slice(start, min(start + self._size(gradient, tail), count))
+            found = self._fits(lambda part=part: run(build(part)))  # type: ignore[misc]
+            if found:
+                done += found
+                start = part.stop
+            else:
+                self._lower(part.stop - part.start, tail)
+        return torch.cat(done)
+
+    def _size(self, gradient: bool, tail: bool) -> int:
+        """Images a pass of a kind."""
+        return self.tail_batch_size if tail else self.gradient_batch_size if gradient else self.batch_size
 
     def _calibrated(self, size: tuple[int, int], seconds: float = 0.5) -> int:
         """The batch size with the most images a second, each timed for so long; what passes is not counted."""
@@ -319,7 +394,9 @@ class Engine:
                 while time.perf_counter() - start < seconds:
                     float(self._logits(images)[0, 0])  # waits for the device
                     passes += 1
-            except torch.cuda.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 break
             rate = passes * tried / (time.perf_counter() - start)
             if rate > fastest * _WORTH:
@@ -355,6 +432,13 @@ class Engine:
         self._cost.forwards += len(inputs[0])
         if torch.is_grad_enabled():
             self._cost.backwards += len(inputs[0])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, of a card or of the machine, did not suffice."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
 
 
 def _refuse_batch_statistics(network: nn.Module) -> None:

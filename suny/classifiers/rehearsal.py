@@ -84,15 +84,20 @@ class Rehearsal(Engine):
             yield network if self._busy else _Differentiated(self, network)
 
     def _batched(
-        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], size: int | None = None
+        self,
+        count: int,
+        build: Callable[[slice], Tensor],
+        run: Callable[[Tensor], Tensor],
+        gradient: bool = False,
+        tail: bool = False,
     ) -> Tensor:
         if count == 0:
-            return super()._batched(count, build, run, size)
+            return super()._batched(count, build, run)
         kind = run.__qualname__, getattr(build, "__qualname__", "")
         return torch.cat(
             [
                 self._one(kind, part.stop - part.start, lambda part=part: run(build(part)))  # type: ignore[misc]
-                for part in batches(count, size or self.batch_size)
+                for part in batches(count, self._size(gradient, tail))
             ]
         )
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from pydantic import Field
 from torchvision.transforms import InterpolationMode
@@ -124,8 +124,11 @@ class CausalShapes(Dataset):
         entries: dict[str, Any] = {}
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as made:
-                there = Path(made) / folder.name
+            there = folder.with_name(f".{folder.name}.new")
+            with FileLock(f"{there}.lock"):
+                if (folder / "truth.json").is_file():  # another process was faster
+                    return
+                shutil.rmtree(there, ignore_errors=True)  # left behind by one that was killed
                 for kind in ("images", "backgrounds", "owners"):
                     (there / kind).mkdir(parents=True)
                 for index in tqdm(range(self.count), desc=f"making {folder.name}", unit="img", disable=self.count < 1000):
@@ -139,8 +142,7 @@ class CausalShapes(Dataset):
                     shutil.rmtree(folder)
                 there.rename(folder)
         except OSError as error:
-            if not (folder / "truth.json").is_file():  # or else another process was faster
-                raise UserError(f"the images of dataset '{self.name}' cannot be written to {folder}: {error}.") from error
+            raise UserError(f"the images of dataset '{self.name}' cannot be written to {folder}: {error}.") from error
 
 
 def make(world: World, index: int, size: int, seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,7 +48,8 @@ class Sample:
     """One image of a data set.
 
     Args:
-        image: its id: the path below the image folder without suffix (ILSVRC2012: the official image id).
+        image: its id: the path below the image folder without suffix (ILSVRC2012: the official image id). Files about the image
+            are named by it (:func:`refuse_id`).
         path: the file.
         label: class index, None where the data set has none.
         boxes: edges in pixels of the annotated frame (:mod:`suny.images.geometry`).
@@ -145,13 +147,15 @@ class Dataset:
         found = self.read()
         if not found.samples:
             raise UserError(f"dataset '{self.name}': no image found in {self.root}.")
+        for s in found.samples:
+            refuse_id(s.image, f"dataset '{self.name}'")
         ordered = sorted(found.samples, key=lambda s: s.image)
         for one, following in itertools.pairwise(ordered):
             if one.image == following.image:
                 raise UserError(f"dataset '{self.name}': image {one.image} is listed twice; remove one of the two lines.")
         drawn = draw(ordered, self.limit, self.subset_seed)
         checked = tuple(self._checked(s, found.has_boxes) for s in drawn)
-        classes = max(found.class_names) + 1
+        classes = max(found.class_names, default=-1) + 1
         for s in checked:
             if s.label is not None and not 0 <= s.label < classes:
                 raise UserError(
@@ -171,6 +175,20 @@ class Dataset:
             return _check(self.annotate(sample), needs_box)
         except UserError as error:
             return replace(sample, problem=str(error).rstrip("."))
+
+
+def refuse_id(image: str, where: str) -> None:
+    """Results are written to files named by the id, and lines printed with it: it may lead nowhere else.
+
+    Raises:
+        UserError: an id that is empty, absolute or leads out of a folder, or one with control characters.
+    """
+    control = any(unicodedata.category(c) == "Cc" for c in image)
+    if control or image.startswith("/") or any(part in ("", ".", "..") for part in image.split("/")) or Path(image).drive:
+        raise UserError(
+            f"{where}: {image!a:.200} cannot be an image's name: it has to be a path below the folder of images, without '..' "
+            "and control characters. Rename the file, or mend the list."
+        )
 
 
 def _fingerprint(path: Path) -> bytes:

@@ -1,20 +1,43 @@
 """Decoding: any image file to upright 8-bit RGB.
 
 Greyscale, palette, CMYK (Adobe's inverted one too) and 16-bit images become RGB; the EXIF orientation is applied.
+
+Files are not trusted: only the formats of photographs are decoded, whatever a file is called (Pillow would start Ghostscript
+for others), and images of more than :data:`MOST_PIXELS` are refused by their header, before anything is unpacked.
 """
 
 from __future__ import annotations
 
-import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from suny.errors import UserError
 
+# a camera of the largest kind has 100 million; decoded they take 400 MB
+MOST_PIXELS = 128 * 2**20
+
+# from two thirds of that on Pillow warns; images are measured here
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# JPEG has cameras' files of several pictures in it, of which the first one is taken
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(Exception):
@@ -37,16 +60,21 @@ def decode(path: Path) -> Decoded:
         UnreadableImage: the file cannot be decoded in full.
         UserError: the system does not let it be read.
     """
+    with _opened(path) as stored:
+        stored.load()
+        orientation = _orientation(stored)
+        size = stored.size
+        upright = stored.transpose(_UPRIGHT[orientation]) if orientation > 1 else stored
+        return Decoded(_to_rgb(upright), size, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag, 1..8; nonsense beside the pixels is no reason to lose them."""
     try:
-        with Image.open(path) as stored:
-            stored.load()
-            orientation = stored.getexif().get(_ORIENTATION, 1)
-            size = stored.size
-            upright = ImageOps.exif_transpose(stored)
-            rgb = _to_rgb(upright)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise _reason(path, error) from error
-    return Decoded(rgb, size, orientation if orientation in range(1, 9) else 1)
+        tag = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return int(tag) if tag in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -63,15 +91,26 @@ def stored_size(path: Path) -> tuple[int, int]:
         UnreadableImage: the header cannot be read.
         UserError: the system does not let it be read.
     """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header is read.
+
+    Content that can't be decoded stays so, whatever a decoder raises about it; a failure of the system (rights, a lost disk, no
+    memory) does not, and must not become a record.
+    """
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _reason(path, error) from error
-
-
-def _reason(path: Path, error: Exception) -> Exception:
-    """Content that can't be decoded stays so; a failure of the system (rights, a lost disk) does not, and is no record."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return UserError(f"cannot read {path}: {error.strerror}; mend that, and the same command continues.")
-    return UnreadableImage(f"{path}: {error}")
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS} are decoded")
+            yield image
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # Pillow's own
+            raise UnreadableImage(f"{path}: {error}") from error
+        said = "not enough memory" if isinstance(error, MemoryError) else error.strerror
+        raise UserError(f"cannot read {path}: {said}; mend that, and the same command continues.") from error
+    except Exception as error:
+        raise UnreadableImage(f"{path}: {error}") from error

@@ -14,12 +14,12 @@ Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 20
 from __future__ import annotations
 
 import os
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from defusedxml import ElementTree
 
 from suny.configured import configured
 from suny.errors import UserError
@@ -69,7 +69,8 @@ class Ilsvrc2012(Dataset):
             except ValueError as error:
                 raise UserError(f"{caffe}: a class index is not a number ({error}).") from error
             samples = [
-                Sample(Path(f).stem, files.get(Path(f).stem, images / f), i) for f, i in zip(table["file"], labels, strict=True)
+                Sample(Path(f).stem, files.get(Path(f).stem, images / Path(f).name), i)
+                for f, i in zip(table["file"], labels, strict=True)
             ]
         elif xml is None:
             raise UserError(
@@ -104,10 +105,10 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]
     """(width, height) and the (WordNet id, box) of every object of a PASCAL VOC annotation; no file, no objects.
 
     Raises:
-        UserError: the file is not such an annotation.
+        UserError: the file is not such an annotation, or has a document type, with which entities could be expanded.
     """
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = ElementTree.parse(path, forbid_dtd=True).getroot()
         objects = []
         for item in tree.iter("object"):
             corner = item.find("bndbox")
@@ -117,7 +118,12 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]
         width, height = (int(tree.findtext(f"size/{k}") or 0) for k in ("width", "height"))
     except FileNotFoundError:
         return None, []
-    except (ElementTree.ParseError, ValueError, OSError) as error:
+    except (
+        ElementTree.ParseError,
+        LookupError,
+        ValueError,
+        OSError,
+    ) as error:  # LookupError: an encoding that there is none of
         raise UserError(f"{path} is not a PASCAL VOC annotation: {error}.") from error
     return ((width, height) if width > 0 and height > 0 else None), objects
 

@@ -1,0 +1,279 @@
+"""Fuzzes what reads files that others have written: ``python -m tests.fuzz [minutes=3] [parser=xml,cub] [seed=0]``.
+
+Inputs are valid files with some mutations, and random bytes (hypothesis). Each either gives values that keep the parser's
+contract, or a UserError of one line; anything else is a defect, which hypothesis reduces to a small example.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import suny  # noqa: F401 - before anything imports torchvision
+from experiments.cli import EXIT_OK, guarded, pairs
+from experiments.records import DONE, Cell, digest_of, read_records
+from experiments.results import entry_of, failures_of
+from metrics.deletion_insertion import Deletion
+from suny.errors import UserError
+from suny.images.cub import Cub
+from suny.images.dataset import ImageList, refuse_id
+from suny.images.decode import UnreadableImage, decode, stored_size
+from suny.images.ilsvrc2012 import read_xml
+
+Bytes = st.SearchStrategy[bytes]
+
+# what parsers may stumble over, put where it does not belong
+_NUMBERS = (b"-", b"+", b"0", b"-1", b"1e999", b"nan", b"inf", b"-inf", b"9" * 5000)
+_TEXT = (b"", b"\x00", b"\n", b"\r", b"\t", b" ", b"\xff\xfe", b"\xef\xbb\xbf", "é\u2028\u202e".encode(), b"\xed\xa0\x80")
+_PATHS = (b"..", b"../../x", b"/etc/passwd", b"/", b".")
+_MARKUP = (b"<", b">", b"&", b"&lol;", b"]]>", b"<!DOCTYPE a [<!ENTITY lol 'x'>]>", b"<!--", b"<a>" * 2000, b"encoding='x'")
+_MARKUP += (b"<?xml version='1.0' encoding='utf-7'?>", b"<?xml version='1.0' encoding='x'?>")
+_JSON = (b"{", b"}", b"[" * 20000, b"]", b'"', b"\\", b"\\ud800", b"null", b"true", b"NaN", b"Infinity", b":", b",", b'"image"')
+_TOKENS = (*_NUMBERS, *_TEXT, *_PATHS, *_MARKUP, *_JSON)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, valid: Sequence[bytes]) -> bytes:
+    """A valid file with up to five changes."""
+    content = bytearray(draw(st.sampled_from(valid)))
+    for _ in range(draw(st.integers(0, 5))):
+        at = draw(st.integers(0, len(content)))
+        length = draw(st.sampled_from((0, 1, 2, 7, 40, 400)))
+        kind = draw(st.integers(0, 4))
+        if kind == 0:
+            del content[at : at + length]
+        elif kind == 1:
+            content[at:at] = draw(st.sampled_from(_TOKENS))
+        elif kind == 2:
+            content[at : at + length] = draw(st.sampled_from(_TOKENS))
+        elif kind == 3 and at < len(content):
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        else:
+            content[at:at] = content[max(0, at - length) : at] * draw(st.integers(1, 3))
+    return bytes(content)
+
+
+def files(*valid: bytes) -> Bytes:
+    return st.one_of(mutated(valid), mutated(valid), mutated(valid), st.binary(max_size=300))
+
+
+def refused(error: UserError) -> None:
+    """A mistake is told in one line."""
+    assert str(error).strip()
+    assert len(str(error).splitlines()) == 1, str(error)
+
+
+class Xml:
+    """Annotations of ILSVRC2012: a size or none, and boxes with the names of their classes."""
+
+    _OBJECT = (
+        b"<object><name>n01440764</name><pose>Unspecified</pose><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>19</xmax>"
+        b"<ymax>29</ymax></bndbox></object>"
+    )
+    _HEAD = b"<annotation><folder>val</folder><size><width>50</width><height>40</height><depth>3</depth></size>"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "a.xml"
+        self.inputs = files(
+            self._HEAD + self._OBJECT * 2 + b"</annotation>",
+            b"<?xml version='1.0' encoding='UTF-8'?>\n" + self._HEAD + b"</annotation>",
+        )
+
+    def check(self, content: Any) -> None:
+        self.path.write_bytes(content)
+        size, objects = read_xml(self.path)
+        assert size is None or (len(size) == 2 and min(size) > 0)
+        for name, box in objects:
+            assert isinstance(name, str)
+            assert all(isinstance(edge, float) for edge in vars(box).values())
+
+
+_BIRDS = {
+    "images.txt": b"1 001.A_Auk/a_1.png\n2 001.A_Auk/a_2.png\n3 002.B_Bird/b.png\n",
+    "image_class_labels.txt": b"1 1\n2 1\n3 2\n",
+    "train_test_split.txt": b"1 0\n2 1\n3 0\n",
+    "bounding_boxes.txt": b"1 2.0 3.0 20.0 10.0\n2 0.0 0.0 30.0 20.0\n3 1.0 1.0 5.0 5.0\n",
+    "classes.txt": b"1 001.A_Auk\n2 002.B_Bird\n3 003.C_Crow\n",
+    "parts/parts.txt": b"1 beak\n2 tail\n",
+    "parts/part_locs.txt": b"1 1 4.0 5.0 1\n1 2 0.0 0.0 0\n3 1 3.5 2.5 1\n",
+}
+
+
+class CubLists:
+    """The lists of CUB-200-2011: files below the folder, classes of the list, boxes inside the image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "CUB_200_2011"
+        (self.root / "parts").mkdir(parents=True)
+        for line in _BIRDS["images.txt"].decode().splitlines():
+            path = self.root / "images" / line.split()[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 20)).save(path)
+        one = st.sampled_from(sorted(_BIRDS)).flatmap(lambda name: files(_BIRDS[name]).map(lambda c: {name: c}))
+        self.inputs = st.tuples(one, st.one_of(st.just({}), one)).map(lambda two: two[0] | two[1])
+
+    def check(self, content: Any) -> None:
+        for name, text in (_BIRDS | content).items():
+            (self.root / name).write_bytes(text)
+        for strict in (True, False):
+            try:
+                self.kept(Cub(name="cub", root=str(self.root), split="all", strict=strict).load())
+            except UserError as error:
+                refused(error)
+
+    def kept(self, found: ImageList) -> None:
+        for sample in found.samples:
+            refuse_id(sample.image, "fuzz")
+            assert sample.path.is_relative_to(self.root / "images")
+            assert ".." not in sample.path.parts
+            assert sample.label is not None
+            assert 0 <= sample.label <= max(found.class_names)
+            assert all(box.area > 0 and box.overhang(30, 20) <= 2 for box in sample.boxes) or not sample.path.is_file()
+
+
+class Records:
+    """The records of a cell: those that are read are whole and can be summarised; what is not is kept aside; reading twice is
+    reading once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "cell"
+        self.folder.mkdir()
+        whole = {
+            "target": 1, "prob": 0.5, "deletion": 0.25, "forwards": 7, "seconds": 0.1, "status": "ok", "label": 1,
+            "predicted": 1, "boxes": 1, "boxes_lost": 0, "explain_forwards": 1, "explain_tail_forwards": 0,
+            "explain_backwards": 1, "explain_seconds": 0.05, "ties": 0.1, "nonfinite": 0.0,
+            "diagnostics": {"insertion_start": 0.5, "flags": []},
+        }  # fmt: skip
+        lost = {
+            "target": None,
+            "prob": None,
+            "deletion": None,
+            "forwards": 0,
+            "seconds": 0.0,
+            "status": "unreadable",
+            "label": 2,
+        }
+        lines = [json.dumps({"image": f"n0144/é {i}"} | (lost if i == 2 else whole)).encode() + b"\n" for i in range(5)]
+        self.inputs = files(b"".join(lines), lines[0])
+
+    def check(self, content: Any) -> None:
+        path, bad = self.folder / "records.jsonl", self.folder / "records.bad.jsonl"
+        path.write_bytes(content)
+        bad.unlink(missing_ok=True)
+        try:
+            with Cell.open(self.folder, DONE) as cell:
+                records = list(cell.records.values())
+        except UserError:
+            assert path.read_bytes() == content  # nothing is thrown away unasked
+            raise
+        assert read_records(self.folder, DONE) == records
+        *lines, _ = content.split(b"\n")
+        aside = bad.read_bytes().split(b"\n")[:-1] if bad.exists() else []
+        assert sorted([*path.read_bytes().split(b"\n")[:-1], *aside]) == sorted(lines)
+        with Cell.open(self.folder, DONE) as cell:
+            assert not cell.repairs
+            assert list(cell.records.values()) == records
+        assert len({r["image"] for r in records}) == len(records)
+        assert len(digest_of(records)) == 64
+        assert sum(failures_of(records, boxes=True).values()) >= 0
+        mean = entry_of(Deletion(), "deletion", records)["mean"]
+        assert mean is None or math.isfinite(mean)
+
+
+class Images:
+    """Files of images: upright RGB of their header's size, or called unreadable."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "a.jpg"
+        pixels = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010F] = 6, "a camera"
+        made = []
+        rotated = {"exif": exif}
+        kinds = [("JPEG", rotated), ("PNG", rotated), ("WEBP", rotated), ("TIFF", rotated), ("BMP", {}), ("GIF", {})]
+        for kind, keys in [*kinds, ("TIFF", {"compression": "tiff_lzw"})]:
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, kind, **keys)
+            made.append(content.getvalue())
+        self.inputs = files(*made)
+
+    def check(self, content: Any) -> None:
+        self.path.write_bytes(content)
+        try:
+            width, height = stored_size(self.path)
+            decoded = decode(self.path)
+        except UnreadableImage:
+            return
+        assert decoded.image.mode == "RGB"
+        assert decoded.orientation in range(1, 9)
+        assert sorted(decoded.image.size) == sorted((width, height)) == sorted(decoded.stored_size)
+        assert np.asarray(decoded.image).shape == (*decoded.image.size[::-1], 3)
+
+
+PARSERS: dict[str, Callable[[Path], Any]] = {"xml": Xml, "cub": CubLists, "records": Records, "images": Images}
+
+
+def fuzz(name: str, examples: int, start: int, shrink: bool = True) -> int:
+    """Tries so many inputs, drawn by a seed; returns how many there were, of which some are the same."""
+    tried = 0
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        parser = PARSERS[name](Path(folder))
+
+        @seed(start)
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+        )
+        @given(parser.inputs)
+        def one(content: Any) -> None:
+            nonlocal tried
+            tried += 1
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    parser.check(content)
+            except UserError as error:
+                refused(error)
+
+        one()
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(folder).mkdir()
+    return tried
+
+
+def main(arguments: Sequence[str]) -> int:
+    given_keys = pairs(arguments, {"minutes": "3", "parser": ",".join(PARSERS), "seed": "0"})
+    names = given_keys["parser"].split(",")
+    unknown = sorted(set(names) - set(PARSERS))
+    if unknown:
+        raise UserError(f"parser={unknown[0]} is unknown: choose of {', '.join(PARSERS)}.")
+    for name in names:
+        tried, begun, start = 0, time.monotonic(), int(given_keys["seed"])
+        while time.monotonic() - begun < 60 * float(given_keys["minutes"]):
+            tried += fuzz(name, 2000, start)
+            start += 1
+        print(
+            f"{name}: {tried} inputs in {(time.monotonic() - begun) / 60:.1f} minutes, seeds {given_keys['seed']}..{start - 1}"
+        )
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
