@@ -12,7 +12,6 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
-from suny.errors import UserError
 from suny.method.field import LENGTHS, NOISES, TREND, FieldExplainer, drawn, fitted, nearness
 
 from .conftest import Weighted, engine_for, noise
@@ -156,9 +155,12 @@ def test_b_of_one_on_both_sides_is_one_map(small_engine: Engine) -> None:
     assert "the two games are duals: N and S have the same values" in found.diagnostics[0]["flags"]
 
 
-def test_an_image_smaller_than_its_tiles_is_one_line(small_engine: Engine) -> None:
-    with pytest.raises(UserError, match="no 99 tiles a side"):
-        FieldExplainer(name="field", tiles=99).explain(small_engine, noise(1, 3, 16, 16), torch.tensor([0]), [0])
+def test_an_image_of_fewer_pixels_than_tiles_has_a_tile_a_pixel(small_engine: Engine) -> None:
+    image, target = noise(1, 3, 16, 16), torch.tensor([0])
+    many, few = (FieldExplainer(name="field", tiles=t, block=2, coalitions=16) for t in (99, 16))
+    assert torch.equal(
+        many.explain(small_engine, image, target, [0]).saliency, few.explain(small_engine, image, target, [0]).saliency
+    )
 
 
 def test_a_block_larger_than_the_image_is_refused() -> None:

@@ -39,7 +39,6 @@ from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
-from suny.errors import UserError
 from suny.explanation import Explanation, min_max, upsample
 from suny.images.perturb import Substrate
 from suny.method import candidates
@@ -59,7 +58,7 @@ class FieldExplainer:
 
     Args:
         name: as in ``method=NAME``.
-        tiles: on a side of the image; the players are tiles x tiles.
+        tiles: on a side of the image, a pixel each where it has fewer; the players are tiles x tiles.
         block: tiles on a side of a block, which enter and leave together.
         coalitions: how many are scored, in pairs of one and its complement.
         b_n, b_s: of the semivalue of each side, >= 1.
@@ -97,28 +96,27 @@ class FieldExplainer:
     def _one(self, engine: Engine, image: Tensor, target: int, seed: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         """N and S map (H, W) of one image, and what its record carries."""
         size = int(image.shape[-2]), int(image.shape[-1])
-        if min(size) < self.tiles:
-            raise UserError(f"{self.name}: an image of {size[0]} x {size[1]} pixels has no {self.tiles} tiles a side.")
+        tiles = min(self.tiles, *size)
         clean = float(engine.score(1, lambda _: image[None], target))
         if clean <= 0:
             blank = torch.zeros(size, device=image.device)
             return (blank, blank), {"flags": ["p_c(I) is 0"]}
-        regions = candidates.grid(size, self.tiles).to(image.device)
+        regions = candidates.grid(size, tiles).to(image.device)
         causes = RegionCauses(engine, image, target, regions, self.fill)
-        rows, q = drawn(self.tiles, self.block, self.coalitions, np.random.default_rng(seed))
-        nothing = np.zeros((1, self.tiles**2), dtype=bool)
+        rows, q = drawn(tiles, min(self.block, tiles), self.coalitions, np.random.default_rng(seed))
+        nothing = np.zeros((1, tiles**2), dtype=bool)
         asked = torch.from_numpy(np.concatenate([rows, nothing])).to(image.device)
         values = causes.kept(torch.arange(causes.count, device=image.device), asked).double().cpu().numpy() / clean
-        amplitude = np.ones(self.tiles**2)
+        amplitude = np.ones(tiles**2)
         if self.prior == "cam":
-            cam = _grad_cam(engine, image, target, self.tiles)
+            cam = _grad_cam(engine, image, target, tiles)
             amplitude = self.floor + (1 - self.floor) * cam
-        kernels = [amplitude[:, None] * near * amplitude for near in nearness(self.tiles)]
+        kernels = [amplitude[:, None] * near * amplitude for near in nearness(tiles)]
         trend = np.stack([np.ones_like(q), q, q * q], axis=1)
         fits = [
             fitted(rows, values[:-1], trend, kernels, weight) for weight in (q ** (self.b_n - 1), (1 - q) ** (self.b_s - 1))
         ]
-        maps = [_painted(fit.value, self.tiles, size).to(image.device) for fit in fits]
+        maps = [_painted(fit.value, tiles, size).to(image.device) for fit in fits]
         empty = float(values[-1])
         numbers = {
             "E_N(F_N)": 1 - empty,
