@@ -61,7 +61,7 @@ class Partial:
 
     @property
     def said(self) -> str:
-        return f"incomplete: {self.done} of {self.count} images are recorded, other shards have the rest: {self.folder}"
+        return f"{self.done} of {self.count} images are recorded: {self.folder}"
 
 
 def run_cell(run: Run) -> Finished | Partial:
