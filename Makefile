@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-faults fuzz lint clean
+.PHONY: demo test test-slow test-slurm test-faults fuzz lint clean
 
 demo: $(READY) ## the main job on six photographs, no download
 	$(BIN)/python run.py pictures=6
@@ -12,7 +12,10 @@ test: $(READY) ## the test suite
 	$(BIN)/python -m pytest
 
 test-slow: $(READY) ## the long checks as well
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not slurm"
+
+test-slurm: $(READY) ## sweeps on a real Slurm: installs Debian's slurm-wlm and munge, so it needs root
+	$(BIN)/python -m pytest -m slurm
 
 test-faults: $(READY) ## what runs survive, with 50 kills at random moments
 	$(BIN)/python -m pytest tests/test_faults.py -m "slow or not slow"
@@ -30,7 +33,7 @@ lint: $(READY) ## style and types
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev]"
 	touch $@
 
 clean:

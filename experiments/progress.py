@@ -93,8 +93,7 @@ class Jobs:
         self._known: dict[int, list[int]] = {}
         self._ended: set[int] = set()
         self._read = 0.0
-        self._bar: Any = tqdm(total=0, unit="img", smoothing=0)
-        self._draw()
+        self._bar: Any = None
 
     def ended(self, place: int) -> None:
         self._look(place)
@@ -110,7 +109,8 @@ class Jobs:
             self._draw()
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _look(self, place: int) -> None:
         try:
@@ -121,6 +121,8 @@ class Jobs:
 
     def _draw(self) -> None:
         """Jobs that have not begun count as large as the others are on average."""
+        if self._bar is None:  # not before a job has begun: none might
+            self._bar = tqdm(total=0, unit="img", smoothing=0)
         began, done, total = (sum(state[i] for state in self._known.values()) for i in range(3))
         unknown = len(self._reports) - len(self._ended | self._known.keys())
         self._bar.initial, self._bar.n = began, done

@@ -63,7 +63,7 @@ class Partial:
 
     @property
     def said(self) -> str:
-        return f"incomplete: {self.done} of {self.count} images are recorded, other shards have the rest: {self.folder}"
+        return f"{self.done} of {self.count} images are recorded: {self.folder}"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = OmegaConf.merge({k: v for k, v in asked.items() if k not in (*kept, "method")}, kept, {"method": method})
     run = config.read(cast(DictConfig, cfg))
     cell = run_cell(run)
-    print(cell_table(cell, run.metrics) if isinstance(cell, Finished) else cell.said)
+    print(cell_table(cell, run.metrics) if isinstance(cell, Finished) else f"the shard is complete; {cell.said}")
     print(f"results: {cell.folder}")
     return EXIT_OK
 

@@ -105,9 +105,9 @@ def merge(cell: Cell, order: Sequence[str], own: Cell | None = None) -> None:
         own: the shard that this process holds.
     """
     found = recorded(cell)
-    if found.keys() != cell.records.keys():
-        ordered = {image: found[image] for image in order if image in found}
-        cell.rewrite((ordered | found).values())
+    ordered = {image: found[image] for image in order if image in found} | found
+    if list(ordered) != list(cell.records):
+        cell.rewrite(ordered.values())
     busy = set(_running(cell.folder)) - ({own.folder} if own else set())
     for part in _parts(cell.folder):
         if part not in busy:  # who is busy has nothing left to record, and will remove it

@@ -84,9 +84,12 @@ class Sweep:
                 tqdm.write(cell_table(ended.cell, ended.metrics))
                 if (ended.cell.folder / "pictures").is_dir():
                     tqdm.write(f"pictures: {ended.cell.folder / 'pictures'}")
-            tqdm.write(f"results: {ended.cell.folder}")
+            line = f"results: {ended.cell.folder}"  # every shard that comes last may say so
+            if line not in self.told:
+                tqdm.write(line)
+            self.told.add(line)
         elif ended.cell and not self.several:
-            tqdm.write(ended.cell.said)
+            tqdm.write(f"the shard is complete; {ended.cell.said}")
 
     def close(self) -> int:
         """Tells what has become of all jobs.
@@ -110,7 +113,8 @@ class Sweep:
             complete = {c.folder for c in cells}
             parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, Partial) and e.cell.folder not in complete}
             for part in parts.values():
-                progress.tell(replace(part, done=len({r["image"] for r in _records(part.folder)})).said)
+                now = replace(part, done=len({r["image"] for r in _records(part.folder)}))
+                progress.tell(f"incomplete: {now.said}; the same command continues.")
             for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
                 progress.tell(f"failed: {name}")
         codes = [e.exit_code for e in failed]

@@ -28,17 +28,13 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
 
     def __init__(self, n_jobs: int, gpus: int) -> None:
         super().__init__(n_jobs=n_jobs)
-        if not isinstance(gpus, int) or gpus < 0:
-            raise UserError(f"hydra.launcher.gpus={gpus}: give how many GPUs there are to be shared out, 0: none.")
         self.n_jobs, self.gpus = n_jobs, gpus
 
     def arrivals(self, jobs: Sequence[Sequence[str]], first: int, reports: Sequence[Path]) -> Generator[Any, None, None]:
-        count = min(effective_jobs(self.n_jobs, len(jobs)), self.gpus or len(jobs))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if self.gpus else []
-        free = []
-        for place in range(count):
-            gpu = visible[place] if place < len(visible) and visible[place] else str(place)
-            free.append(_Place(threads(count) | ({"CUDA_VISIBLE_DEVICES": gpu} if self.gpus else {})))
+        gpus = _gpus(self.gpus)
+        count = min(effective_jobs(self.n_jobs, len(jobs)), len(gpus) or len(jobs))
+        alone = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
+        free = [_Place(threads(count) | gpu) for gpu in alone[:count]]
         state = Singleton.get_state()
         left = list(range(len(jobs)))
         running: dict[Future[JobReturn], tuple[int, _Place]] = {}
@@ -60,8 +56,24 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
                     free.append(place)
                 yield None
         finally:
-            for place in [*free, *(place for _, place in running.values())]:
+            for place in free:
                 place.close()
+            for _, place in running.values():
+                place.close(kill=True)
+
+
+def _gpus(asked: Any) -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; none where none are asked for.
+
+    Raises:
+        UserError: fewer are here.
+    """
+    from torch.cuda import device_count
+
+    visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))) or list(map(str, range(device_count())))
+    if not isinstance(asked, int) or asked < -1 or asked > len(visible) or (asked == -1 and not visible):
+        raise UserError(f"hydra.launcher.gpus={asked}: PyTorch sees {len(visible)} here; 0 gives none to a job of its own.")
+    return visible if asked == -1 else visible[:asked]
 
 
 class _Place:
@@ -76,8 +88,8 @@ class _Place:
 
         self.pool: Any = ProcessPoolExecutor(max_workers=1, env=self._environment)
 
-    def close(self) -> None:
-        self.pool.shutdown(kill_workers=True)
+    def close(self, kill: bool = False) -> None:
+        self.pool.shutdown(kill_workers=kill)
 
 
 def _execute(report: Path, job: Sequence[Any]) -> JobReturn:

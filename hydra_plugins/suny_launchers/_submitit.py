@@ -31,20 +31,10 @@ _GRACE = 12.0
 # jobs an array; Slurm's default MaxArraySize is 1001
 _ARRAY = 1000
 
-# states of jobs that will not run again; Slurm forgets jobs some minutes after their end
+# states of jobs that will not run again, and those of them that may have left a result; Slurm forgets jobs after some minutes
 _GONE = "no longer in the queue"
-_ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "REVOKED",
-    "TIMEOUT",
-    _GONE,
-}
+_KILLED = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+_ENDED = {"COMPLETED", "FAILED", _GONE}
 
 # a job's report, overrides, where its folder is configured, number, id (submitit gives it), Hydra's state
 Call = tuple[Path, list[str], str, int, str, dict[Any, Any]]
@@ -143,7 +133,8 @@ class SlurmLauncher(_Submitit, upstream.SlurmLauncher):
         jobs: list[Any] = []
         for part in (calls[at : at + _ARRAY] for at in range(0, len(calls), _ARRAY)):
             try:
-                jobs += executor.map_array(self, *zip(*part, strict=True))
+                with _quiet():
+                    jobs += executor.map_array(self, *zip(*part, strict=True))
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 raise UserError(f"Slurm does not take the jobs: {' '.join(str(error).split())[-300:]}") from error
             self._ids = list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
@@ -166,14 +157,14 @@ class SlurmLauncher(_Submitit, upstream.SlurmLauncher):
                 continue
             for at, job in list(waiting.items()):
                 state = states.get(job.job_id, _GONE)
-                if state not in _ENDED:
+                if state not in _KILLED | _ENDED:
                     silent.pop(at, None)
-                    continue
-                if asked - silent.setdefault(at, asked) > _GRACE:
+                elif state in _KILLED or asked - silent.setdefault(at, asked) > _GRACE:
                     del waiting[at]
                     yield at, _killed(job, f" ({state})")
-                with suppress(OSError):  # has a network file system look again
-                    job.paths.folder.chmod(job.paths.folder.stat().st_mode)
+                else:
+                    with suppress(OSError):  # has a network file system look again
+                        job.paths.folder.chmod(job.paths.folder.stat().st_mode)
 
     def stopped(self) -> str:
         ids = " ".join(self._ids)
@@ -218,7 +209,7 @@ def _as_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What is started here says nothing on stderr: submitit's processes answer Ctrl-C with a traceback each."""
+    """What is started here says nothing on stderr: sbatch repeats its error, and local jobs answer Ctrl-C with tracebacks."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
