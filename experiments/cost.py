@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from experiments.runner import Explained, Files, Prepared, make_record, packed, 
 from experiments.tables.text import table
 from suny.classifiers.engine import Cost, pick_device
 from suny.classifiers.rehearsal import Rehearsal
+from suny.images.causal_shapes import CausalShapes
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage
 
@@ -109,6 +110,7 @@ class Estimator:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, Any, float]] = {}
+        self._elsewhere = tempfile.TemporaryDirectory()
 
     def estimate(self, run: Run) -> Estimate:
         """What is left of a cell.
@@ -117,6 +119,8 @@ class Estimator:
             UserError: whatever mistake of the input the run would find before its first image.
         """
         settings, device = run.settings, pick_device(run.settings.device)
+        if isinstance(run.dataset, CausalShapes) and not run.dataset.folder.exists():  # its images would be written
+            run = replace(run, dataset=replace(run.dataset, root=self._elsewhere.name))
 
         def load() -> ImageList:
             images = run.dataset.load()

@@ -143,6 +143,13 @@ def test_a_sweep_is_summed(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+def test_images_that_would_be_generated_are_not_left_behind(cli: Cli, tmp_path: Path) -> None:
+    ended = cli(*SHAPES, "method=center", "metrics=[auroc]", f"results_dir={tmp_path / 'r'}", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert "| 6 of 6 " in ended.out
+    assert not (tmp_path / "r").exists()
+
+
 def test_mistakes_are_told_as_in_a_run(cli: Cli, tmp_path: Path) -> None:
     said_ = only_error(cli("dataset=ilsvrc2012", f"dataset.root={tmp_path / 'none'}", "dry_run=true"))
     assert "is not a folder" in said_
