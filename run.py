@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def main() -> int:
     if "--metrics" in sys.argv:
         print(metric_list())
         return EXIT_OK
-    with tempfile.TemporaryDirectory() as elsewhere:
-        if any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in sys.argv):
+    dry = any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in sys.argv)
+    with tempfile.TemporaryDirectory() if dry else nullcontext() as elsewhere:
+        if dry:
             sys.argv.append(f"hydra.sweep.dir={elsewhere}")  # Hydra's notes on a sweep
         compute()
     if outcome.estimates:

@@ -110,7 +110,6 @@ class Estimator:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, Any, float]] = {}
-        self._elsewhere = tempfile.TemporaryDirectory()
 
     def estimate(self, run: Run) -> Estimate:
         """What is left of a cell.
@@ -120,14 +119,14 @@ class Estimator:
         """
         settings, device = run.settings, pick_device(run.settings.device)
         if isinstance(run.dataset, CausalShapes) and not run.dataset.folder.exists():  # its images would be written
-            run = replace(run, dataset=replace(run.dataset, root=self._elsewhere.name))
+            elsewhere, _ = self._once("elsewhere", None, tempfile.TemporaryDirectory)
+            run = replace(run, dataset=replace(run.dataset, root=elsewhere.name))
 
-        def load() -> ImageList:
+        def load() -> tuple[ImageList, str]:
             images = run.dataset.load()
-            assert images.digest  # reads the files, once for all cells
-            return images
+            return images, images.digest  # which reads the files, here once for all cells
 
-        images, loading = self._once("dataset", run.resolved["dataset"], load)
+        (images, _), loading = self._once("dataset", run.resolved["dataset"], load)
         classifier, building = self._once("model", run.resolved["model"], run.model.build)
         found, preparing = _clocked(lambda: prepare(run, device, images, classifier))
         done = {r["image"]: r for r in read_records(found.folder)}
@@ -141,7 +140,7 @@ class Estimator:
             batch_size = old["batch_size"] if old else settings.batch_size
             asked: Any = device, settings.precision, batch_size, settings.compile
             engine, _ = self._once("engine", [run.resolved["model"], *asked], lambda: Rehearsal.of(found.classifier, *asked))
-            engine.others.clear()
+            engine.forget()
             forget_peak(device)
             trials = _tried(run, found, engine, left)
             fixed += engine.preparation * (1 + len(engine.others))

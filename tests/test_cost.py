@@ -93,6 +93,10 @@ def test_time_of_what_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     Rise(masks=400).explain(rehearsal, noise(1, 3, 16, 16), torch.tensor([1]), [0])
     assert clock.runs == 4
     assert rehearsal.skipped == pytest.approx(400 * 0.01)
+    rehearsal.forget()
+    rehearsal.begin()
+    Rise(masks=8).explain(rehearsal, noise(1, 3, 16, 16), torch.tensor([1]), [0])
+    assert (clock.runs, rehearsal.skipped) == (6, 0.0)
 
 
 def records_of(results: Path) -> list[dict[str, float]]:
