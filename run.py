@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import nullcontext
 
 import hydra
 
@@ -22,7 +23,7 @@ def main() -> int:
         print(metric_list())
         return EXIT_OK
     config.register_launchers()
-    with tempfile.TemporaryDirectory() as elsewhere:
+    with tempfile.TemporaryDirectory() if sweep.is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
         sys.argv[1:] = sweep.arguments_of(sys.argv[1:], elsewhere)
         jobs = sweep.begin()
         compute()

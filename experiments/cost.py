@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from experiments.runner import Explained, Files, Prepared, make_record, packed, 
 from experiments.tables.text import table
 from suny.classifiers.engine import Cost, pick_device
 from suny.classifiers.rehearsal import Rehearsal
+from suny.images.causal_shapes import CausalShapes
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage
 
@@ -117,13 +118,15 @@ class Estimator:
             UserError: whatever mistake of the input the run would find before its first image.
         """
         settings, device = run.settings, pick_device(run.settings.device)
+        if isinstance(run.dataset, CausalShapes) and not run.dataset.folder.exists():  # its images would be written
+            elsewhere, _ = self._once("elsewhere", None, tempfile.TemporaryDirectory)
+            run = replace(run, dataset=replace(run.dataset, root=elsewhere.name))
 
-        def load() -> ImageList:
+        def load() -> tuple[ImageList, str]:
             images = run.dataset.load()
-            assert images.digest  # reads the files, once for all cells
-            return images
+            return images, images.digest  # which reads the files, here once for all cells
 
-        images, loading = self._once("dataset", run.resolved["dataset"], load)
+        (images, _), loading = self._once("dataset", run.resolved["dataset"], load)
         classifier, building = self._once("model", run.resolved["model"], run.model.build)
         found, preparing = _clocked(lambda: prepare(run, device, images, classifier))
         done = {r["image"]: r for r in read_records(found.folder)}
@@ -137,7 +140,7 @@ class Estimator:
             batch_size = old["batch_size"] if old else settings.batch_size
             asked: Any = device, settings.precision, batch_size, settings.compile
             engine, _ = self._once("engine", [run.resolved["model"], *asked], lambda: Rehearsal.of(found.classifier, *asked))
-            engine.others.clear()
+            engine.forget()
             forget_peak(device)
             trials = _tried(run, found, engine, left)
             fixed += engine.preparation * (1 + len(engine.others))

@@ -31,11 +31,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{arguments[0]} is not the folder of a cell: it has no card.yaml.")
     if not (folder / "maps").is_dir():
         raise UserError(f"{arguments[0]} has no maps: compute it with maps=true, then they can be scored.")
-    fixed = [o for o in overrides if o.startswith(("method", "model", "dataset=", "seed", "target", "precision"))]
+    fixed = [o for o in overrides if o.startswith(("method", "model", "dataset=", "seed", "target", "precision", "compile"))]
     if fixed:
         raise UserError(f"{fixed[0]}: the maps are given; choose metrics=, points=, dataset.root=, results_dir= and the like.")
     made = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["configuration"]
-    kept = {k: made[k] for k in ("dataset", "model", "seed", "target", "precision")}
+    kept = {k: made[k] for k in ("dataset", "model", "seed", "target", "precision", "compile") if k in made}
     asked = composed([o for o in overrides if not o.startswith("dataset.")])
     if not any(o.startswith("results_dir=") for o in overrides):
         asked.results_dir = str(folder.parents[2])

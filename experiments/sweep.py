@@ -211,10 +211,16 @@ def gather(
     return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
 
-def arguments_of(given: Sequence[str], elsewhere: str) -> list[str]:
+def is_dry(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for estimates only."""
+    return any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in arguments)
+
+
+def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
     """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
 
-    A dry run starts no jobs and writes nothing: it estimates whole cells, in this process, and Hydra's notes go ``elsewhere``.
+    A dry run, for which ``elsewhere`` is given, starts no jobs and writes nothing: it estimates whole cells, in this process,
+    and Hydra's notes go there.
 
     Raises:
         UserError: shards= is no number, or given twice, or beside a single shard.
@@ -228,7 +234,7 @@ def arguments_of(given: Sequence[str], elsewhere: str) -> list[str]:
         if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
             raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
         count = int(asked[0])
-    if any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in rest):
+    if elsewhere:
         return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
     launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):

@@ -93,6 +93,10 @@ def test_time_of_what_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     Rise(masks=400).explain(rehearsal, noise(1, 3, 16, 16), torch.tensor([1]), [0])
     assert clock.runs == 4
     assert rehearsal.skipped == pytest.approx(400 * 0.01)
+    rehearsal.forget()
+    rehearsal.begin()
+    Rise(masks=8).explain(rehearsal, noise(1, 3, 16, 16), torch.tensor([1]), [0])
+    assert (clock.runs, rehearsal.skipped) == (6, 0.0)
 
 
 def records_of(results: Path) -> list[dict[str, float]]:
@@ -140,6 +144,13 @@ def test_a_sweep_is_summed(cli: Cli, tmp_path: Path) -> None:
     assert "causal_shapes/causal_cnn/random" in ended.out
     # classification, and four of the five points of the curve: the first one is the clean image
     assert f"; {2 * 6 * (1 + 4)} forwards;" in ended.out
+    assert not (tmp_path / "r").exists()
+
+
+def test_images_that_would_be_generated_are_not_left_behind(cli: Cli, tmp_path: Path) -> None:
+    ended = cli(*SHAPES, "method=center", "metrics=[auroc]", f"results_dir={tmp_path / 'r'}", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert "| 6 of 6 " in ended.out
     assert not (tmp_path / "r").exists()
 
 

@@ -464,3 +464,41 @@ def test_a_calibrated_batch_size_is_one_of_those_tried() -> None:
     engine = Engine(SmallNet().eval(), "relu", (16, 16), batch_size="auto")
     assert engine.batch_size in (4, 8, 16, 32)
     assert engine.cost == Cost()
+
+
+def test_gradients_by_pixels_come_in_batches_of_the_usual_size() -> None:
+    """Larger ones would keep the activations of all their images; the numbers do not change."""
+    large, usual = (Engine(SmallNet().eval(), "relu", (16, 16), batch_size=size) for size in (4096, 64))
+    assert large.gradient_batch_size == 8 * 8  # the usual batch on a CPU, and 8 times as many of small images
+    assert usual.gradient_batch_size == 64
+    images = noise(130, 3, 16, 16)
+    assert torch.equal(large.input_gradient(images, 1), usual.input_gradient(images, 1))
+    assert large.cost == Cost(130, 0, 130)
+
+
+def test_a_network_that_cannot_be_traced_is_not_compiled() -> None:
+    with pytest.raises(UserError, match="compile=true: this network can't be traced"):
+        Engine(Branching().eval(), "relu", (16, 16), compile=True)
+
+
+@pytest.mark.parametrize("said", ["no C++ compiler", ""])
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", broken))
+    with pytest.raises(UserError, match=re.escape(f"torch.compile failed ({said or 'RuntimeError'}); use compile=false")):
+        Engine(SmallNet().eval(), "relu", (16, 16), compile=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_scores_and_gradients() -> None:
+    plain, compiled = (Engine(SmallNet().eval(), "relu", (16, 16), batch_size=4, compile=c) for c in (False, True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # head and tail
+    for count in (1, 4, 3, 6):
+        images = noise(count, 3, 16, 16)
+        torch.testing.assert_close(compiled.probabilities(images), plain.probabilities(images), rtol=0, atol=1e-5)
+    for one, other in zip(*(e.activation_gradient(images[:1], torch.tensor([2])) for e in (plain, compiled)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    torch.testing.assert_close(compiled.input_gradient(images, 1), plain.input_gradient(images, 1), rtol=0, atol=1e-5)
+    assert compiled.cost == Cost(1 + 4 + 3 + 6 + 1 + 6, 0, 1 + 6)

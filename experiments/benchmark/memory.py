@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from experiments.benchmark.common import Figure, explainer, network, photograph
 from experiments.config import CONF
-from experiments.machine import forget_peak, held_memory, peak_memory
+from experiments.machine import held_memory, peak_memory
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.classifiers.rehearsal import Rehearsal
@@ -26,7 +26,7 @@ def methods() -> list[str]:
 
 
 def peak(model: str, method: str, batch_size: int, device: torch.device) -> float:
-    """Bytes that explaining one image takes at most in this process, everything loaded included.
+    """Bytes that this process takes at most to load a network and explain one image; on CUDA, its tensors.
 
     Every kind of batch is run once at its full length, and not repeated: repeating it takes no more memory.
     """
@@ -34,7 +34,6 @@ def peak(model: str, method: str, batch_size: int, device: torch.device) -> floa
     engine = Rehearsal.of(classifier, device, batch_size=batch_size)
     engine.limit = 0.0
     image, target = photograph(classifier, engine)
-    forget_peak(device)  # of loading
     engine.begin()
     explainer(f"method={method}").explain(engine, image, target, [0])
     return peak_memory(device)

@@ -67,6 +67,11 @@ class Rehearsal(Engine):
         self._busy = False
         self.begin()
 
+    def forget(self) -> None:
+        """Before another method: the same code may take another time for it."""
+        self._works.clear()
+        self.others.clear()
+
     def begin(self) -> None:
         """Before an image."""
         self._began = time.perf_counter()
