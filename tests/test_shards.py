@@ -63,14 +63,14 @@ def unsharded(whole: list[Any], cli: Cli) -> dict[str, Any]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that are computed, in their order."""
     done: list[str] = []
-    compute: Callable[..., Any] = runner._record
+    compute: Callable[..., Any] = runner.make_record
 
     def counting(*arguments: Any) -> Any:
         record = compute(*arguments)
         done.append(record["image"])
         return record
 
-    monkeypatch.setattr(runner, "_record", counting)
+    monkeypatch.setattr(runner, "make_record", counting)
     return done
 
 
@@ -94,7 +94,7 @@ def test_neighbours_are_in_different_shards() -> None:
 
 
 def record(image: str, value: float = 0.0) -> dict[str, Any]:
-    return {"image": image, "status": "ok", "deletion": value}
+    return {"image": image, "status": "missing", "label": None, "forwards": 0, "seconds": 0.0, "deletion": value}
 
 
 def write(folder: Path, *records: dict[str, Any]) -> None:
@@ -195,7 +195,7 @@ def test_a_torn_line_of_a_shard(cli: Cli, tmp_path: Path, unsharded: dict[str, A
 def test_a_failed_shard_is_told_at_once_and_repaired(
     cli: Cli, tmp_path: Path, unsharded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute: Callable[..., Any] = runner._record
+    compute: Callable[..., Any] = runner.make_record
     ended_before: list[int] = []
 
     def failing(run: Any, *arguments: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_failed_shard_is_told_at_once_and_repaired(
 
     arguments = (*QUICK, "shards=3", f"results_dir={tmp_path}")
     with monkeypatch.context() as broken:
-        broken.setattr(runner, "_record", failing)
+        broken.setattr(runner, "make_record", failing)
         ended = cli(*arguments)
     assert ended.code == 2
     told = [line for line in ended.err.replace("\r", "\n").splitlines() if not line.startswith("note: ") and "img" not in line]
