@@ -143,12 +143,9 @@ def superseded(folder: Path, card: dict[str, Any]) -> list[str]:
             continue
         if _settings(old.get("configuration")) != _settings(card["configuration"]):
             continue
-        parts = [k for k in ("protocol", "images", "weights", "batch_size") if old.get(k) != card[k]] or [
-            "version of the project"
-        ]
-        found.append(
-            f"{other.parent} has the same settings but other {' and '.join(parts)}: it stays, and all is computed anew"
-        )
+        other_parts = [k for k in ("protocol", "images", "weights", "batch_size") if old.get(k) != card[k]]
+        what = " and ".join(other_parts) or "version of the project"
+        found.append(f"{other.parent} has the same settings but other {what}: it stays, and all is computed anew")
     return found
 
 

@@ -196,7 +196,7 @@ class Cell:
             return None
         try:
             card = yaml.safe_load(self.card_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             card = None
         if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
             raise UserError(f"{self.card_path} is damaged: move the folder {self.folder} away.")

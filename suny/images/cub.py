@@ -16,7 +16,7 @@ from typing import Literal
 
 from suny.configured import configured
 from suny.errors import UserError
-from suny.images.dataset import Dataset, ImageList, Sample, find_root, read_columns
+from suny.images.dataset import Dataset, ImageList, Sample, find_root, read_columns, refuse_id
 from suny.images.geometry import Box
 
 
@@ -36,6 +36,8 @@ class Cub(Dataset):
 
         folder = find_root(self.root, self.name, holds, "images.txt and CUB_200_2011/images.txt")
         images = read_columns(folder / "images.txt", ["id", "file"])
+        for file in images["file"]:
+            refuse_id(file, str(folder / "images.txt"))
         labels = _by_id(folder / "image_class_labels.txt", ["id", "class"])
         split = _by_id(folder / "train_test_split.txt", ["id", "is_train"])
         boxes = _by_id(folder / "bounding_boxes.txt", ["id", "x", "y", "width", "height"])

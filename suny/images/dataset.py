@@ -39,6 +39,9 @@ _PARENT_FOLDERS = 100
 
 _END = 65536  # bytes
 
+# what file systems allow, bytes; and a path, characters, so that there is room for the folders above it
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000
+
 # imagenet: ImageNet's indices 0..999; own: the data set's official ids; folders: positions in a sorted list of folders
 LabelSpace = Literal["imagenet", "own", "folders"]
 
@@ -149,6 +152,7 @@ class Dataset:
             raise UserError(f"dataset '{self.name}': no image found in {self.root}.")
         for s in found.samples:
             refuse_id(s.image, f"dataset '{self.name}'")
+            refuse_id(s.path.name, f"dataset '{self.name}'")
         ordered = sorted(found.samples, key=lambda s: s.image)
         for one, following in itertools.pairwise(ordered):
             if one.image == following.image:
@@ -181,13 +185,15 @@ def refuse_id(image: str, where: str) -> None:
     """Results are written to files named by the id, and lines printed with it: it may lead nowhere else.
 
     Raises:
-        UserError: an id that is empty, absolute or leads out of a folder, or one with control characters.
+        UserError: an id that is empty, absolute or leads out of a folder, or one with control characters, or too long.
     """
+    parts = image.split("/")  # an absolute one begins with an empty part
     control = any(unicodedata.category(c) == "Cc" for c in image)
-    if control or image.startswith("/") or any(part in ("", ".", "..") for part in image.split("/")) or Path(image).drive:
+    long = len(image) > _LONGEST_PATH or any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in parts)
+    if control or long or any(part in ("", ".", "..") for part in parts) or Path(image).drive:
         raise UserError(
             f"{where}: {image!a:.200} cannot be an image's name: it has to be a path below the folder of images, without '..' "
-            "and control characters. Rename the file, or mend the list."
+            f"and control characters, of at most {_LONGEST_NAME} bytes a part. Rename the file, or mend the list."
         )
 
 
