@@ -128,8 +128,8 @@ class Ratios:
             yield "  largest difference of the maps, of their maximum", float((ours - expected).abs().max()) / top, ""
 
     def first_result(self) -> Any:
-        """A fresh process from its start to its first record."""
-        if self.quick:
+        """A fresh process from its start to its first record, of the demo's photographs."""
+        if self.quick or self.classifier.label_space != "imagenet":
             return
         with tempfile.TemporaryDirectory() as folder:
             arguments = [f"model={self.classifier.name}", "method=gradcam", "metrics=fast", "dataset.limit=1"]
