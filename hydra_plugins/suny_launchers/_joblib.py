@@ -35,6 +35,8 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
         count = min(effective_jobs(self.n_jobs, len(jobs)), len(gpus) or len(jobs))
         alone = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
         free = [_Place(threads(count) | gpu) for gpu in alone[:count]]
+        # of a pool whose process was killed Python's tracker of resources says at the end that it had to clean up
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
         state = Singleton.get_state()
         left = list(range(len(jobs)))
         running: dict[Future[JobReturn], tuple[int, _Place]] = {}

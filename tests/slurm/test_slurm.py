@@ -17,7 +17,7 @@ from ..conftest import ROOT
 pytestmark = pytest.mark.slurm
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
-CELL = ("method=suny", "dataset=causal_shapes", "dataset.count=30")
+CELL = ("method=suny", "dataset=causal_shapes", "dataset.count=90")
 SHARDED = (*CELL, "shards=3", "hydra/launcher=slurm_array")
 
 
@@ -44,18 +44,38 @@ def asked(environment: dict[str, str], *command: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+def until_recorded(folder: Path, part: str, process: subprocess.Popen[str]) -> None:
+    """Waits until two images of a shard are."""
+    until = time.monotonic() + 600
+    while not any(f.read_text().count("\n") >= 2 for f in folder.glob(f"*/*/*/shards/{part}/records.jsonl")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_job_at_its_time_limit_continues(slurm: dict[str, str], tmp_path: Path) -> None:
+    process = start(slurm, *SHARDED, f"results_dir={tmp_path}")
+    until_recorded(tmp_path, "00000-of-00003", process)
+    (job,) = [i for i in asked(slurm, "squeue", "--noheader", "--array", "--format=%i").split() if i.endswith("_0")]
+    # as Slurm does some time before the limit; scancel, for which the job is gone too soon, would try again for a minute
+    with subprocess.Popen(["scancel", "--signal=USR2", job], env=slurm, stderr=subprocess.DEVNULL) as signal:
+        while asked(slurm, "squeue", "--noheader", "--format=%T", f"--jobs={job}").strip() != "PENDING":
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+        signal.kill()
+    asked(slurm, "scontrol", "update", f"jobid={job}", "starttime=now")  # else it waits for two minutes
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count("| suny ") == 1
+
+
 def test_a_job_that_scancel_kills_is_repaired_by_the_same_command(slurm: dict[str, str], tmp_path: Path) -> None:
     whole = start(slurm, *CELL, f"results_dir={tmp_path / 'whole'}")
     _, err = whole.communicate(timeout=600)
     assert whole.returncode == 0, err
 
     process = start(slurm, *SHARDED, f"results_dir={tmp_path / 'r'}")
-    part = "*/*/*/shards/00001-of-00003/records.jsonl"
-    until = time.monotonic() + 600
-    while not any(f.read_text().count("\n") >= 2 for f in (tmp_path / "r").glob(part)):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until_recorded(tmp_path / "r", "00001-of-00003", process)
     (job,) = [i for i in asked(slurm, "squeue", "--noheader", "--array", "--format=%i").split() if i.endswith("_1")]
     asked(slurm, "scancel", job)
     _, err = process.communicate(timeout=600)
@@ -66,9 +86,9 @@ def test_a_job_that_scancel_kills_is_repaired_by_the_same_command(slurm: dict[st
     assert told.startswith(f"error: job {job} was killed (CANCELLED); its output: ")
     assert told.endswith("the same command continues. [shard.index=1]")
     assert lines[-1] == "failed: shard.index=1"
-    done = {f.parent.name: f.read_text().count("\n") for f in (tmp_path / "r").glob(part.replace("00001", "*"))}
-    assert (done["00000-of-00003"], done["00002-of-00003"]) == (10, 10)
-    assert 2 <= done["00001-of-00003"] < 10
+    done = {f.parent.name: f.read_text().count("\n") for f in (tmp_path / "r").glob("*/*/*/shards/*/records.jsonl")}
+    assert (done["00000-of-00003"], done["00002-of-00003"]) == (30, 30)
+    assert 2 <= done["00001-of-00003"] < 30
 
     again = start(slurm, *SHARDED, f"results_dir={tmp_path / 'r'}")
     out, err = again.communicate(timeout=600)
@@ -78,5 +98,5 @@ def test_a_job_that_scancel_kills_is_repaired_by_the_same_command(slurm: dict[st
     assert (cells[0] / "summary.json").read_bytes() == (cells[1] / "summary.json").read_bytes()
     images = [[json.loads(line)["image"] for line in (c / "records.jsonl").read_text().splitlines()] for c in cells]
     assert images[0] == images[1]
-    assert len(images[0]) == 30
+    assert len(images[0]) == 90
     assert not (cells[1] / "shards").exists()
