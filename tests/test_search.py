@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -12,7 +13,7 @@ from experiments.cli import composed
 from experiments.config import CONF, read
 from experiments.results import read_results
 from experiments.tables.build import build
-from experiments.tables.search import front, stages
+from experiments.tables.search import EXPLORED, explored, front, stages
 from suny.errors import UserError
 from suny.images.photographs import Photographs
 
@@ -75,8 +76,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     cells(tmp_path)
     text = build(read_results(tmp_path), tmp_path)["search.md"]
     assert "## Confirmation" in text
-    assert "3 variants; 8 photographs, 225 points" in text
-    assert [r[0] for r in rows(text)[1:]] == ["suny_semi", "rise", "gradcam"]  # the best overall first
+    assert "Variants: 3; 8 photographs, 225 points" in text
+    assert [r[0] for r in rows(text)[1:4]] == ["suny_semi", "rise", "gradcam"]  # the best overall first
     got = dict(zip(rows(text)[0], line(text, "rise"), strict=True))
     assert got["minus suny_semi"].startswith(f"{(WORSE - OVERALL).mean():+.3f}")
     # Holm over two: the smaller p twice, and both p are those of eight differences of one sign
@@ -87,6 +88,33 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert best["pair accuracy ↑"].startswith("0.750")
     # RISE is worse and dearer than the fields; Grad-CAM is worse, but cheaper
     assert [best["front"], got["front"], line(text, "gradcam")[1]] == ["●", "", "●"]
+
+
+def test_the_exploration_by_hand() -> None:
+    better, worse = OVERALL.tolist(), WORSE.tolist()
+    table = pd.DataFrame(
+        {
+            "round": 1,
+            "variant": ["worse"] * 8 + ["better"] * 8,
+            "forwards": [440] * 8 + [880] * 8,
+            "image": [str(i) for i in range(8)] * 2,
+            "deletion": 0.25,
+            "insertion": [v + 0.25 for v in worse + better],
+        }
+    )
+    first, second = explored(table)
+    assert first[:4] == [1, "better", 880, 8]
+    assert first[5] == "-"
+    assert second[5].startswith(f"{(WORSE - OVERALL).mean():+.3f}")
+    assert second[6] == f"{stats.wilcoxon(WORSE - OVERALL).pvalue:.4f}"
+
+
+def test_the_exploration_names_every_photograph_of_the_screen(ilsvrc: Path, imagenet_sample: Path) -> None:
+    table = pd.read_csv(EXPLORED)
+    screen = {s.image for s in photographs(ilsvrc, part="screen").load().samples}
+    assert set(table["image"]) == screen
+    assert table[["deletion", "insertion"]].stack().between(0, 1).all()
+    assert not table.duplicated(["round", "variant", "image"]).any()
 
 
 def test_each_side_is_compared_with_the_other_sides_map(tmp_path: Path) -> None:

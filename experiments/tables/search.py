@@ -1,6 +1,7 @@
 """The table of a search: every variant on photographs and on networks of known logic, side by side.
 
-The screen, on which variants were tried, and the confirmation, on images that took no part, are told apart; in each the
+The exploration (``results/explored.csv``), the screen, on which variants were tried, and the confirmation, on images that took
+no part, are told apart; in each the
 variants are compared with a reference image by image (bootstrap interval of the differences, Wilcoxon's signed ranks, Holm
 over the variants). A variant is on the Pareto front if no other is at least as good in everything and better in something.
 """
@@ -12,10 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
+from experiments.config import CONF
 from experiments.results import Result, compared
 from experiments.tables.render import as_csv
 from experiments.tables.text import HOLE, bounds, interval, number, table
-from metrics.statistics import Entry, holm, paired
+from metrics.statistics import Entry, holm, mean_interval, paired
+
+# what was tried before there were configurations: deletion and insertion (29 points) of every variant and photograph
+EXPLORED = CONF.parent / "results" / "explored.csv"
 
 PHOTOGRAPHS, KNOWN = "photographs", "causal_shapes"
 REFERENCE = "suny_semi"
@@ -153,7 +160,26 @@ def front(variants: Sequence[Variant]) -> frozenset[str]:
     )
 
 
+def explored(table: pd.DataFrame) -> list[list[Any]]:
+    """A line a variant of the exploration, round by round, the best first: round, variant, forwards, n, overall, the difference
+    to the best of its round, and its p over the round (Holm)."""
+    lines = []
+    for number_of_round, tried in table.assign(overall=table["insertion"] - table["deletion"]).groupby("round"):
+        values = tried.pivot(index="image", columns="variant", values="overall")
+        ordered = values.mean().sort_values(ascending=False, kind="stable").index
+        forwards = tried.groupby("variant")["forwards"].first()
+        tests = {v: paired(values[v].tolist(), values[ordered[0]].tolist()) for v in ordered[1:]}
+        adjusted = dict(zip(tests, holm([e["p"] for e in tests.values()]), strict=True))
+        for variant in ordered:
+            own = tests.get(variant)
+            difference = [f"{own['mean']:+.3f} {bounds(own)}", number(adjusted[variant], 4)] if own else [HOLE, HOLE]
+            said = interval(mean_interval(values[variant].tolist()))
+            lines.append([number_of_round, variant, forwards[variant], len(values), said, *difference])
+    return lines
+
+
 def markdown(found: Sequence[Stage]) -> str:
+    tried = explored(pd.read_csv(EXPLORED))
     parts = [
         "# Search",
         "Photographs: overall = insertion - deletion; N-S: harmonic mean of necessity and sufficiency at equal area; N (S) map "
@@ -167,9 +193,17 @@ def markdown(found: Sequence[Stage]) -> str:
         points = one.measures["overall"].protocol.get("points")
         parts += [
             f"## {TITLES[stage.part]}",
-            f"{len(stage.variants)} variants; {one.card['images']['count']} photographs, {points} points on the curves.",
+            f"Variants: {len(stage.variants)}; {one.card['images']['count']} photographs, {points} points on the curves.",
             table(_HEAD, [_line(stage, v) for v in stage.variants]),
         ]
+    parts += [
+        "## Exploration: what the screen was chosen from",
+        f"{len(tried)} variants of fields over tiles on the screen's photographs, 29 points, in four rounds, of more and more images; "
+        "measured before they could be configured, with the same engine, substrates and curves. Difference to the best of the "
+        "round, image by image. Unless said otherwise: 28 x 28 tiles, blocks of 32 pixels at a random offset, shares uniform in "
+        "[0, 1], a smooth fit; in round 2 shares are extreme, Beta(1, 2) of both sides.",
+        table(["round", "variant", "forwards", "n", "overall ↑", "minus the best", "p (Holm)"], tried),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
