@@ -198,10 +198,10 @@ def markdown(found: Sequence[Stage]) -> str:
         ]
     parts += [
         "## Exploration: what the screen was chosen from",
-        f"{len(tried)} variants of fields over tiles on the screen's photographs, 29 points, in four rounds, of more and more images; "
+        f"{len(tried)} variants of fields over tiles on the screen's photographs, 29 points, in four rounds; "
         "measured before they could be configured, with the same engine, substrates and curves. Difference to the best of the "
-        "round, image by image. Unless said otherwise: 28 x 28 tiles, blocks of 32 pixels at a random offset, shares uniform in "
-        "[0, 1], a smooth fit; in round 2 shares are extreme, Beta(1, 2) of both sides.",
+        "round, image by image. Unless said otherwise: 28 x 28 tiles, blocks of 32 pixels at a random offset, shares uniform "
+        "in [0, 1], a smooth fit; in round 2 shares are extreme, Beta(1, 2) of both sides.",
         table(["round", "variant", "forwards", "n", "overall ↑", "minus the best", "p (Holm)"], tried),
     ]
     return "\n\n".join(parts) + "\n"
