@@ -59,6 +59,9 @@ ESCAPES = [
     "a\x00b",
     "\x1b[31mred",
     "a\rb",
+    "a" * 256,
+    "b/" + "é" * 128,
+    "a/" * 600 + "a",
 ]
 HARMLESS = [
     "a",
