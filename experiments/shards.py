@@ -80,7 +80,7 @@ def entered(folder: Path, shard: Shard) -> Iterator[tuple[Cell, Callable[[], Abs
             _refuse(_running(folder))
             yield cell, lambda: nullcontext(cell)
         return
-    whole = partial(Cell.open, folder, PATIENCE)
+    whole = partial(Cell.open, folder, wait=PATIENCE)
     with ExitStack() as held:
         with whole():  # nobody removes a shard's folder while it is entered
             _refuse(p for p in _running(folder) if not p.name.endswith(shard.name.partition("-")[2]))

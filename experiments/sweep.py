@@ -109,6 +109,9 @@ class Sweep:
         return EXIT_DEFECT if EXIT_DEFECT in codes else max(codes, default=EXIT_OK)
 
 
+# arguments with which Hydra shows something and runs nothing
+_SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
 # Hydra gives what a job returns to nobody
 _sweep = Sweep()
 
@@ -210,6 +213,8 @@ def arguments_of(given: Sequence[str]) -> list[str]:
         if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
             raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
         count = int(asked[0])
+    if _SHOWING & {a.partition("=")[0] for a in rest}:
+        return rest
     launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
         rest.insert(0, "-m")
