@@ -121,6 +121,9 @@ class Sweep:
         return EXIT_DEFECT if EXIT_DEFECT in codes else max(codes, default=EXIT_OK)
 
 
+# arguments with which Hydra shows something and runs nothing
+_SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
 # Hydra gives what a job returns to nobody
 _sweep = Sweep()
 
@@ -236,6 +239,8 @@ def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
         count = int(asked[0])
     if elsewhere:
         return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
+    if _SHOWING & {a.partition("=")[0] for a in rest}:
+        return rest
     launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
         rest.insert(0, "-m")

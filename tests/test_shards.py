@@ -248,6 +248,7 @@ def test_a_batch_size_is_calibrated_by_the_first_shard(cli: Cli, tmp_path: Path,
         ("shards=4 method=a,b", "-m method=a,b shard.count=4 shard.index=range(4)"),
         ("-m shards=2", "-m shard.count=2 shard.index=range(2)"),
         ("hydra/launcher=joblib method=suny", "-m hydra/launcher=joblib method=suny"),
+        ("shards=2 hydra/launcher=joblib --cfg job", "hydra/launcher=joblib --cfg job"),
         ("hydra/launcher=basic method=suny", "hydra/launcher=basic method=suny"),
     ],
 )

@@ -24,7 +24,7 @@ from ._gathering import Gathering, effective_jobs, threads
 
 
 class JoblibLauncher(Gathering, upstream.JoblibLauncher):
-    """``conf/hydra/launcher/joblib.yaml`` documents the keys."""
+    """``conf/launchers/joblib.yaml`` documents the keys."""
 
     def __init__(self, n_jobs: int, gpus: int) -> None:
         super().__init__(n_jobs=n_jobs)

@@ -41,7 +41,7 @@ Call = tuple[Path, list[str], str, int, str, dict[Any, Any]]
 
 
 class _Submitit(Gathering):
-    """Mixed into upstream's launchers, whose parameters are the keys of ``conf/hydra/launcher``."""
+    """Mixed into upstream's launchers, whose parameters are the keys of ``conf/launchers``."""
 
     cluster: str
     params: dict[str, Any]
@@ -96,7 +96,7 @@ class _Submitit(Gathering):
 
 
 class LocalLauncher(_Submitit, upstream.LocalLauncher):
-    """``conf/hydra/launcher/submitit_local.yaml`` documents the keys."""
+    """``conf/launchers/submitit_local.yaml`` documents the keys."""
 
     cluster = "local"
 
@@ -123,7 +123,7 @@ class LocalLauncher(_Submitit, upstream.LocalLauncher):
 
 
 class SlurmLauncher(_Submitit, upstream.SlurmLauncher):
-    """``conf/hydra/launcher/submitit_slurm.yaml`` documents the keys."""
+    """``conf/launchers/submitit_slurm.yaml`` documents the keys."""
 
     cluster = "slurm"
     _ids: Sequence[str] = ()
