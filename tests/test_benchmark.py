@@ -12,10 +12,12 @@ import torchvision
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import error, memory
 from experiments.benchmark.certificate import certificate
+from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
 from experiments.cli import guarded
 from experiments.config import CONF
 from experiments.machine import forget_peak
+from suny.classifiers.engine import Engine
 
 from .conftest import engine_for, noise
 
@@ -70,6 +72,20 @@ def test_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(parts) == pytest.approx(100)
         assert min(parts) >= 0
     assert "| causal_cnn |" in capsys.readouterr().out
+
+
+def test_the_network_as_loaded_gives_its_last_map_a_name() -> None:
+    """The map that is explained, and the class probabilities, are those of the prepared network."""
+    classifier = network("efficientnet_lite0")
+    engine = Engine.of(classifier)
+    image, _ = photograph(classifier, engine)
+    loaded, layer = as_loaded(classifier, torch.device("cpu"))
+    seen: list[torch.Tensor] = []
+    loaded.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(image).softmax(1), engine.probabilities(image), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen[0], engine.activations(image)[0], rtol=0, atol=1e-3)
+    assert float(seen[0].max()) > 1
 
 
 def test_every_method_has_its_peak_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

