@@ -23,7 +23,7 @@ class Gathering(Launcher):
         from experiments.sweep import gather  # not above: Hydra looks for plugins wherever it composes a configuration
 
         setup_globals()
-        folder = Path(str(self.config.hydra.sweep.dir))  # type: ignore[attr-defined] - upstream's attribute
+        folder = Path(str(self.config.hydra.sweep.dir))  # type: ignore[attr-defined]
         return gather(
             job_overrides, initial_job_idx, folder, partial(self.arrivals, job_overrides, initial_job_idx), self.stopped
         )
