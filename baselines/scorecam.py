@@ -26,7 +26,7 @@ from suny.method.candidates import varying
 
 @configured
 class ScoreCam:
-    """Score-CAM; a forward pass for each channel of the target layer, in batches.
+    """Score-CAM; a forward pass for each channel of the target layer that is not constant, in batches.
 
     Args:
         name: as in ``method=NAME``.
@@ -45,15 +45,22 @@ class ScoreCam:
         size, blank = image.shape[-2:], torch.zeros_like(image)
         maps = engine.activations(image[None])[0][0].float()
         aligned = self.weights == "softmax"
-        if not aligned:
-            maps = maps[varying(maps)]
+        some = varying(maps)
+        # constant maps leave nothing of the image: where they have a weight, one pass tells that of all
+        constant = aligned and len(some) < len(maps)
+        shown = torch.cat([maps[some], torch.zeros_like(maps[: int(constant)])])
 
         def build(part: slice) -> Tensor:
-            large = nnf.interpolate(maps[part, None], size=size, mode="bilinear", align_corners=aligned)[:, 0]
+            large = nnf.interpolate(shown[part, None], size=size, mode="bilinear", align_corners=aligned)[:, 0]
             return blend(image, blank, min_max(large))
 
-        weights = engine.score(len(maps), build, target, "logit" if aligned else "probability")
-        weights = weights.softmax(0) if aligned else weights
+        scores = engine.score(len(shown), build, target, "logit" if aligned else "probability")
+        if aligned:
+            weights = scores[-1].repeat(len(maps))
+            weights[some] = scores[: len(some)]
+            weights = weights.softmax(0)
+        else:
+            weights, maps = scores, maps[some]
         low = torch.einsum("n,nhw->hw", weights, maps)
         low = low.clamp(min=0) if aligned else low
         return upsample(low[None], size)[0].clamp(min=0)

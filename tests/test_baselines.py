@@ -27,7 +27,7 @@ from baselines.scorecam import ScoreCam
 from baselines.smoothgrad import SmoothGrad
 from experiments.cli import composed
 from experiments.config import CONF, make_target
-from suny.classifiers.engine import Engine
+from suny.classifiers.engine import Cost, Engine
 from suny.errors import UserError
 from suny.explanation import Explainer, upsample
 from suny.method.explainer import SunyExplainer
@@ -258,6 +258,23 @@ def test_agreement_with_pytorch_grad_cam(name: str, arch: str, layer: str) -> No
     assert float(theirs.max()) > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=float(theirs.max()) * 2e-4)
     assert spearmanr(ours.flatten(), theirs.flatten()).statistic > 0.9999
+
+
+def test_constant_maps_cost_score_cams_variant_one_pass() -> None:
+    network, image = SmallNet().eval(), noise(1, 3, 16, 16)
+    with torch.no_grad():
+        network.bn.bias[:3] = -100.0  # of six channels three are dead
+    engine = engine_for(network, 16, "relu")
+    ours = method("scorecam_softmax").explain(engine, image, torch.tensor([1]), [0]).saliency[0]
+    assert engine.cost == Cost(1 + 3 + 1)
+    with ScoreCAM(model=network, target_layers=[network.relu]) as cam:
+        raw: list[np.ndarray] = []
+        kept = cam.get_cam_image
+        cam.get_cam_image = lambda *a, **k: raw.append(kept(*a, **k)) or raw[-1]
+        cam(image, [ClassifierOutputTarget(1)])
+    theirs = upsample(torch.from_numpy(raw[0]).float(), (16, 16))[0]
+    assert float(theirs.max()) > 0
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_gradcam_agrees_with_captum() -> None:
