@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from experiments.cli import composed
 from experiments.config import CONF, read
@@ -34,6 +36,22 @@ def test_the_header_says_command_result_and_cost(name: str) -> None:
     assert any(f"python run.py experiment={name}" in x for x in header)
     assert any("Expected: " in x for x in header)
     assert any("Cost" in x for x in header)
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {k: v for key, value in node.items() for k, v in leaves(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_an_experiment_sets_is_set(name: str) -> None:
+    """Its keys win over the configuration's own."""
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"))
+    assert isinstance(written, dict)
+    config = composed([f"experiment={name}"])
+    for key, value in leaves({k: v for k, v in written.items() if k not in ("defaults", "hydra")}).items():
+        assert OmegaConf.select(config, key) == value, key
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

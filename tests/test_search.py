@@ -76,7 +76,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     cells(tmp_path)
     text = build(read_results(tmp_path), tmp_path)["search.md"]
     assert "## Confirmation" in text
-    assert "Variants: 3; 8 photographs, 225 points" in text
+    assert "Variants: 3; 8 images, 225 points" in text
     assert [r[0] for r in rows(text)[1:4]] == ["suny_semi", "rise", "gradcam"]  # the best overall first
     got = dict(zip(rows(text)[0], line(text, "rise"), strict=True))
     assert got["minus suny_semi"].startswith(f"{(WORSE - OVERALL).mean():+.3f}")
@@ -124,6 +124,17 @@ def test_each_side_is_compared_with_the_other_sides_map(tmp_path: Path) -> None:
     ahead = stage.variants[0].ahead
     assert ahead["N"]["mean"] == pytest.approx((OVERALL - WORSE).mean())
     assert "S" not in ahead
+
+
+def test_birds_are_a_stage_where_the_preset_was_measured(tmp_path: Path) -> None:
+    cells(tmp_path)
+    birds = ("dataset=cub", "dataset.root=x", "points=225")
+    write_cell(tmp_path, "gradcam", {"overall": WORSE.tolist()}, birds)
+    assert [s.part for s in stages(read_results(tmp_path))] == ["confirm"]
+    write_cell(tmp_path, "suny_semi", {"overall": OVERALL.tolist()}, birds)
+    stage = stages(read_results(tmp_path))[-1]
+    assert stage.part == "birds"
+    assert stage.differences["gradcam"]["mean"] == pytest.approx((WORSE - OVERALL).mean())
 
 
 def test_the_stages_are_told_apart(tmp_path: Path) -> None:

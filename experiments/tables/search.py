@@ -27,12 +27,18 @@ EXPLORED = CONF.parent / "results" / "explored.csv"
 PHOTOGRAPHS, KNOWN = "photographs", "causal_shapes"
 REFERENCE = "suny_semi"
 
-# part of the photographs -> the world whose networks of known logic go with it
-PARTS = {"screen": "dev", "confirm": "main", "reserve": "main"}
+# stage -> data set (of which the stage is a part, where it has parts), and the world whose networks of known logic go with it
+STAGES = {
+    "screen": (PHOTOGRAPHS, "dev"),
+    "confirm": (PHOTOGRAPHS, "main"),
+    "reserve": (PHOTOGRAPHS, "main"),
+    "birds": ("cub", "main"),
+}
 TITLES = {
     "screen": "Screen: what was chosen from",
     "confirm": "Confirmation: images that took no part in the search",
     "reserve": "Reserve",
+    "birds": "Birds: another network and data set, which took no part either",
 }
 
 OBJECTIVES = (
@@ -55,15 +61,15 @@ _HEAD = (
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """One variant: its cell on photographs, and that on images of known causes where there is one."""
+    """One variant: its cell on the stage's images, and that on images of known causes where there is one."""
 
     row: str
-    photographs: Result
+    images: Result
     known: Result | None
 
     def entry(self, name: str) -> Entry | None:
         """Mean, interval and n of a measure."""
-        cell = self.known if name in _KNOWN else self.photographs
+        cell = self.known if name in _KNOWN else self.images
         return cell.entry(name) if cell is not None and name in cell.measures else None
 
     @functools.cached_property
@@ -71,7 +77,7 @@ class Variant:
         """By side: by how much the side's own map is better at it than the other side's."""
         found = {}
         for side, (own, other) in SIDES.items():
-            records = [r for r in self.photographs.records.values() if r.get(own) is not None and r.get(other) is not None]
+            records = [r for r in self.images.records.values() if r.get(own) is not None and r.get(other) is not None]
             if len(records) > 1:
                 found[side] = paired([r[own] for r in records], [r[other] for r in records])
         return found
@@ -79,10 +85,10 @@ class Variant:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """All variants that were measured on one part of the photographs, the best overall first.
+    """All variants that were measured on the same images, the best overall first.
 
     Args:
-        part: of the photographs.
+        part: a key of :data:`STAGES`.
         variants: in order.
         differences: of ``overall`` to the reference by row, with ``p_holm``; empty without it.
         front: rows on the Pareto front.
@@ -95,14 +101,16 @@ class Stage:
 
 
 def stages(results: Sequence[Result]) -> list[Stage]:
-    """The parts of the photographs that have cells, each with the points that most of its cells have."""
+    """The stages that have cells, each with the points that most of its cells have; birds with the reference among them."""
     found = []
-    for part, world in PARTS.items():
-        cells = [r for r in results if r.dataset == PHOTOGRAPHS and r.configuration["dataset"]["part"] == part]
+    for part, (dataset, world) in STAGES.items():
+        cells = [r for r in results if r.dataset == dataset and r.configuration["dataset"].get("part", part) == part]
         cells = _alike(cells)
+        if dataset != PHOTOGRAPHS and all(_row(cell) != REFERENCE for cell in cells):
+            continue  # a benchmark, not a stage of a search
         known = {r.row: r for r in results if r.dataset == KNOWN and r.configuration["dataset"]["world"] == world}
         variants = [Variant(_row(cell), cell, known.get(cell.row)) for cell in cells if cell.entry("overall")["n"]]
-        variants.sort(key=lambda v: -v.photographs.entry("overall")["mean"])
+        variants.sort(key=lambda v: -v.images.entry("overall")["mean"])
         if variants:
             found.append(Stage(part, variants, _differences(variants), front(variants)))
     return found
@@ -133,7 +141,7 @@ def _differences(variants: Sequence[Variant]) -> dict[str, Entry]:
     found = {}
     for variant in variants:
         if reference is not None and variant is not reference:
-            entry = compared(variant.photographs, reference.photographs, "overall")
+            entry = compared(variant.images, reference.images, "overall")
             if entry is not None:
                 found[variant.row] = entry
     adjusted = holm([e["p"] for e in found.values()])
@@ -182,18 +190,18 @@ def markdown(found: Sequence[Stage]) -> str:
     tried = explored(pd.read_csv(EXPLORED))
     parts = [
         "# Search",
-        "Photographs: overall = insertion - deletion; N-S: harmonic mean of necessity and sufficiency at equal area; N (S) map "
+        "Overall = insertion - deletion; N-S: harmonic mean of necessity and sufficiency at equal area; N (S) map "
         "ahead: its score at its own side minus the other map's. Known causes (dataset=causal_shapes): pair accuracy, AUROC. "
         f"Mean [95% bootstrap interval]; difference to {REFERENCE} image by image, p of Wilcoxon's signed ranks adjusted over "
         "the lines (Holm). ●: no other line is at least as good in overall, N-S, energy, pair accuracy, both AUROC and "
         "forwards, and better in one.",
     ]
     for stage in found:
-        one = stage.variants[0].photographs
+        one = stage.variants[0].images
         points = one.measures["overall"].protocol.get("points")
         parts += [
             f"## {TITLES[stage.part]}",
-            f"Variants: {len(stage.variants)}; {one.card['images']['count']} photographs, {points} points on the curves.",
+            f"Variants: {len(stage.variants)}; {one.card['images']['count']} images, {points} points on the curves.",
             table(_HEAD, [_line(stage, v) for v in stage.variants]),
         ]
     parts += [
@@ -219,8 +227,8 @@ def _line(stage: Stage, variant: Variant) -> list[Any]:
         return HOLE if entry is None else f"{entry['mean']:+.3f} {bounds(entry)}"
 
     forwards = variant.entry("explain_forwards")
-    images = variant.photographs.card["images"]["count"]
-    n = variant.photographs.entry("overall")["n"]
+    images = variant.images.card["images"]["count"]
+    n = variant.images.entry("overall")["n"]
     return [
         variant.row,
         "●" if variant.row in stage.front else "",
@@ -252,7 +260,7 @@ def tidy(found: Sequence[Stage]) -> str:
                 if e is None or e["mean"] is None:
                     continue
                 tests = [e.get("p", ""), e.get("p_holm", "")]
-                cell = v.known if name in _KNOWN and v.known else v.photographs
+                cell = v.known if name in _KNOWN and v.known else v.images
                 lines.append(
                     [stage.part, v.row, v.row in stage.front, name, e["mean"], *e["ci95"], e["n"], *tests, cell.digest]
                 )
