@@ -272,9 +272,8 @@ def main(arguments: Sequence[str]) -> int:
         while time.monotonic() - begun < 60 * float(given_keys["minutes"]):
             tried += fuzz(name, 2000, start)
             start += 1
-        print(
-            f"{name}: {tried} inputs in {(time.monotonic() - begun) / 60:.1f} minutes, seeds {given_keys['seed']}..{start - 1}"
-        )
+        minutes = (time.monotonic() - begun) / 60
+        print(f"{name}: {tried} inputs in {minutes:.1f} minutes, seeds {given_keys['seed']}..{start - 1}", flush=True)
     return EXIT_OK
 
 
