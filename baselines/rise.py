@@ -75,8 +75,14 @@ def draw_masks(count: int, size: tuple[int, int], cells: int, p: float, generato
 
 def grown(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
     """The masks of grids: upsampled to s + 1 cells of ceil(side / s) pixels, cropped at the shifts; (n, H, W) in [0, 1]."""
-    cells = grids.shape[-1]
-    large = nnf.interpolate(
-        grids[:, None].float(), size=[(cells + 1) * -(-side // cells) for side in size], mode="bilinear", align_corners=False
-    )[:, 0]
-    return torch.stack([mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(large, shifts.tolist(), strict=True)])
+    rows, columns = (
+        _enlarging(grids.shape[-1], side, grids.device)[start[:, None] + torch.arange(side, device=grids.device)]
+        for start, side in zip(shifts.to(grids.device).T, size, strict=True)
+    )
+    return rows @ grids.float() @ columns.mT
+
+
+def _enlarging(cells: int, side: int, device: torch.device) -> Tensor:
+    """What each pixel has of each cell, ((s + 1) * ceil(side / s), s): bilinear upsampling is one such matrix an axis."""
+    length = (cells + 1) * -(-side // cells)
+    return nnf.interpolate(torch.eye(cells, device=device)[None], size=length, mode="linear", align_corners=False)[0].T
