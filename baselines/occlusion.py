@@ -1,6 +1,7 @@
 """Occlusion: how much p_c falls while a grey square covers a place, averaged over the squares that cover it.
 
-Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2. Implementation: captum.
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2. Our own: captum builds every
+square by itself, which costs a sixth of the network's throughput.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from captum.attr import Occlusion as CaptumOcclusion
 from pydantic import Field
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation
+from suny.images.perturb import blend
 
 
 @configured
@@ -34,17 +35,28 @@ class Occlusion:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
-        method = CaptumOcclusion(engine.probabilities)
-        window = min(self.window, *images.shape[-2:])
-        stride = min(self.stride, window)
-        maps = []
-        for image, target in zip(images, targets.tolist(), strict=True):
-            found = method.attribute(
-                image[None],
-                target=target,
-                sliding_window_shapes=(3, window, window),
-                strides=(3, stride, stride),
-                perturbations_per_eval=engine.batch_size,
-            )
-            maps.append(found[0, 0].float().clamp(min=0))  # all colours are covered together
+        maps = [self._map(engine, image, c) for image, c in zip(images, targets.tolist(), strict=True)]
         return Explanation(torch.stack(maps))
+
+    def _map(self, engine: Engine, image: Tensor, target: int) -> Tensor:
+        window = min(self.window, *image.shape[-2:])
+        # which pixels of an axis a square covers, by its place; the last square may reach beyond the image
+        rows, columns = (_covered(side, window, min(self.stride, window)).to(image) for side in image.shape[-2:])
+        places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns)))
+        blank = torch.zeros_like(image)
+
+        def build(part: slice) -> Tensor:
+            y, x = places[part].T
+            return blend(image, blank, 1 - rows[y, :, None] * columns[x, None])
+
+        clean = engine.score(1, lambda _: image[None], target)
+        fall = (clean - engine.score(len(places), build, target)).reshape(len(rows), len(columns))
+        covering = rows.sum(0)[:, None] * columns.sum(0)
+        return (rows.T @ fall @ columns / covering).clamp(min=0)
+
+
+def _covered(side: int, window: int, stride: int) -> Tensor:
+    """Whether a pixel of an axis lies in a square, bool (squares, side); the squares cover all pixels."""
+    starts = torch.arange(-(-(side - window) // stride) + 1) * stride
+    behind = torch.arange(side) - starts[:, None]
+    return (behind >= 0) & (behind < window)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from captum.attr import LayerGradCam, Saliency
+from captum.attr import Occlusion as CaptumOcclusion
 from pytorch_grad_cam import AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
@@ -258,6 +259,25 @@ def test_agreement_with_pytorch_grad_cam(name: str, arch: str, layer: str) -> No
     assert float(theirs.max()) > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=float(theirs.max()) * 2e-4)
     assert spearmanr(ours.flatten(), theirs.flatten()).statistic > 0.9999
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [((16, 14), 6, 5), ((9, 12), 4, 4), ((8, 8), 20, 3)])
+def test_occlusion_agrees_with_captum(size: tuple[int, int], window: int, stride: int) -> None:
+    torch.manual_seed(1)
+    network, image = SmallNet().eval(), noise(1, 3, *size)
+
+    def p(images: Tensor) -> Tensor:
+        return network(images).softmax(1)
+
+    with torch.no_grad():
+        c = int((p(image) - p(torch.zeros_like(image))).argmax())
+    ours = one_map(Occlusion(window=window, stride=stride), network, image[0], c, "relu")
+    side = min(window, *size)
+    theirs = CaptumOcclusion(p).attribute(
+        image, target=c, sliding_window_shapes=(3, side, side), strides=(3, min(stride, side), min(stride, side))
+    )[0, 0]
+    assert float(theirs.max()) > 0
+    torch.testing.assert_close(ours, theirs.clamp(min=0), rtol=1e-4, atol=1e-7)
 
 
 def test_constant_maps_cost_score_cams_variant_one_pass() -> None:
