@@ -52,6 +52,7 @@ class Ratios:
         self.loaded, self.layer = as_loaded(classifier, device)
         self.image, self.target = photograph(classifier, self.engine)
         self.batch = self.image.expand(self.engine.batch_size, -1, -1, -1).contiguous()
+        self.laid_out = self.batch.contiguous(memory_format=torch.channels_last)  # as methods hand their images over
 
     def measure(self, progress: tqdm[Any]) -> list[Figure]:
         figures = []
@@ -66,7 +67,7 @@ class Ratios:
         """The prepared network beside the one a user loads; perturbation methods beside the prepared network."""
         size, engine = len(self.batch), self.engine
         alone, batches, own = in_turn(
-            [lambda: self._plain(self.batch[:1]), lambda: self._plain(self.batch), lambda: engine.logits(self.batch)],
+            [lambda: self._plain(self.batch[:1]), lambda: self._plain(self.batch), lambda: engine.logits(self.laid_out)],
             self.device,
             self.seconds,
         )
@@ -255,7 +256,7 @@ class Ratios:
         engine, count = self.engine, _PLENTY * self.engine.batch_size
 
         def bare() -> None:
-            engine.score(count, lambda part: self.batch[: part.stop - part.start], 0)
+            engine.score(count, lambda part: self.laid_out[: part.stop - part.start], 0)
 
         before = engine.cost
         work()  # warm, and counted
