@@ -126,6 +126,16 @@ def test_each_side_is_compared_with_the_other_sides_map(tmp_path: Path) -> None:
     assert "S" not in ahead
 
 
+def test_another_layer_is_another_variant(tmp_path: Path) -> None:
+    cells(tmp_path)
+    layer = ("dataset=photographs", "points=225", "dataset.part=confirm", "model.target_layer=_blocks.10")
+    write_cell(tmp_path, "suny_semi", {"overall": WORSE.tolist()}, layer)
+    (stage,) = stages(read_results(tmp_path))
+    known = {v.row: v.known for v in stage.variants}
+    assert known["suny_semi"] is not None
+    assert known["suny_semi at _blocks.10"] is None
+
+
 def test_birds_are_a_stage_where_the_preset_was_measured(tmp_path: Path) -> None:
     cells(tmp_path)
     birds = ("dataset=cub", "dataset.root=x", "points=225")

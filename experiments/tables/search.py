@@ -108,8 +108,8 @@ def stages(results: Sequence[Result]) -> list[Stage]:
         cells = _alike(cells)
         if dataset != PHOTOGRAPHS and all(_row(cell) != REFERENCE for cell in cells):
             continue  # a benchmark, not a stage of a search
-        known = {r.row: r for r in results if r.dataset == KNOWN and r.configuration["dataset"]["world"] == world}
-        variants = [Variant(_row(cell), cell, known.get(cell.row)) for cell in cells if cell.entry("overall")["n"]]
+        known = {_row(r): r for r in results if r.dataset == KNOWN and r.configuration["dataset"]["world"] == world}
+        variants = [Variant(_row(cell), cell, known.get(_row(cell))) for cell in cells if cell.entry("overall")["n"]]
         variants.sort(key=lambda v: -v.images.entry("overall")["mean"])
         if variants:
             found.append(Stage(part, variants, _differences(variants), front(variants)))
