@@ -40,14 +40,16 @@ def test_stored_maps_are_scored_later_to_the_same_numbers(
     cli: Cli, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
-    common = ("dataset=imagefolder", f"dataset.root={photos}", "points=5", f"results_dir={results}")
+    sides = [f"metrics.{n}.points=9" for n in ("necessity_by_n", "necessity_by_s", "sufficiency_by_s", "sufficiency_by_n")]
+    points = ("points=5", *sides)
+    common = ("dataset=imagefolder", f"dataset.root={photos}", f"results_dir={results}", *points)
     first = cli("method=suny_filter", "method.k=3", *common, "metrics=[deletion,insertion,sides]", "maps=true", "curves=true")
     assert first.code == 0, first.err
     (cell,) = cells(results)
     assert sorted(p.name for p in (cell / "maps").rglob("*.npz")) == ["one.npz", "one.npz", "two.npz"]
     curve = read_records(cell)[0]["curves"]["deletion"]
     assert len(curve["value"]) == len(curve["fraction"]) == 5
-    assert guarded(lambda: score.main([str(cell), "metrics=[deletion,insertion,sides,necessity]", "points=5"])) == 0
+    assert guarded(lambda: score.main([str(cell), "metrics=[deletion,insertion,sides,necessity]", *points])) == 0
     assert "suny_filter" in capsys.readouterr().out
     (other,) = [c for c in cells(results) if c != cell]
     before, after = (json.loads((c / "summary.json").read_text())["metrics"] for c in (cell, other))
