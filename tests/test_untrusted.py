@@ -90,8 +90,9 @@ def test_ids_that_lead_elsewhere_are_refused(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", HARMLESS)
-def test_odd_ids_are_none_of_these(image: str) -> None:
+def test_odd_ids_are_none_of_these(tmp_path: Path, image: str) -> None:
     refuse_id(image, "here")
+    assert (tmp_path / image).resolve().is_relative_to(tmp_path.resolve())
 
 
 def bird_lists(root: Path, file: str) -> Path:
