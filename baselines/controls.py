@@ -4,7 +4,7 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor
 from baselines.gradient_cams import Kind, cam
 from suny.classifiers.engine import Engine
 from suny.configured import Seed, configured
-from suny.explanation import Explanation
+from suny.explanation import Explanation, Family
 
 
 @configured
@@ -24,6 +24,8 @@ class Center:
     Args:
         sigma: standard deviation as a fraction of the image's side.
     """
+
+    family: ClassVar[Family] = "control"
 
     name: str = "center"
     sigma: Annotated[float, Field(gt=0)] = 0.25
@@ -41,6 +43,8 @@ class Center:
 class Random:
     """Independent uniform noise in [0, 1) for every pixel, from the image's seed."""
 
+    family: ClassVar[Family] = "control"
+
     name: str = "random"
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
@@ -53,6 +57,8 @@ class Random:
 @configured
 class Constant:
     """1 everywhere: what a metric gives for no explanation at all; recorded as degenerate, and all pixels tie."""
+
+    family: ClassVar[Family] = "control"
 
     name: str = "constant"
 
@@ -68,6 +74,8 @@ class Edges:
     Args:
         sigma: of the Gaussian whose derivatives are taken, pixels.
     """
+
+    family: ClassVar[Family] = "control"
 
     name: str = "edges"
     sigma: Annotated[float, Field(gt=0)] = 2.0
@@ -88,6 +96,8 @@ class RandomWeights:
         kind: the map that is drawn of it (:mod:`baselines.gradient_cams`).
         seed: of the weights.
     """
+
+    family: ClassVar[Family] = "control"
 
     name: str = "random_weights"
     kind: Kind = "gradcam"

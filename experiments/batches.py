@@ -25,14 +25,14 @@ from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
 from experiments.progress import tell
-from experiments.records import write_atomically, writing
-from experiments.runner import image_seed
+from experiments.store.records import write_atomically, writing
 from suny.classifiers.classifier import weights_digest
 from suny.classifiers.engine import Engine, batches
 from suny.errors import UserError
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage, decode
 from suny.images.view import View
+from suny.seeds import image_seed
 
 # images whose outputs are stored at once; a multiple of the batch sizes, so that a continued pass repeats its numbers
 _SHARD = 512

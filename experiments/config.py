@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from experiments.shards import Shard
+from experiments.store.shards import Shard
 from metrics.base import Metric
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import Model
@@ -139,8 +139,8 @@ def read(cfg: DictConfig) -> Run:
     )
 
 
-def make_target(node: Any, where: str, kind: Any) -> Any:
-    """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
+def target_class(node: Any, where: str) -> type:
+    """The class that a configuration node names in ``_target_``."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{where}: the configuration has no _target_ (the class it configures).")
     target = str(node["_target_"])
@@ -151,9 +151,15 @@ def make_target(node: Any, where: str, kind: Any) -> Any:
         raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
     if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
         raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
+    return cls
+
+
+def make_target(node: Any, where: str, kind: Any) -> Any:
+    """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
+    cls = target_class(node, where)
     made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
     if not isinstance(made, kind):
-        raise UserError(f"{where}._target_={target} is no {kind.__name__}.")
+        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__}.")
     return made
 
 

@@ -22,11 +22,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from experiments.ahead import look
+from experiments.cell.cell import Cell, ExplainedImage
+from experiments.cell.prefetch import LoadedImage, load
 from experiments.config import Run
 from experiments.machine import forget_peak, peak_memory
-from experiments.records import Cell, Record, read_records
-from experiments.runner import Explained, Files, Prepared, make_record, packed, prepare, summarise, was_read
+from experiments.store.files import ImageFiles, packed
+from experiments.store.records import CellFolder, Record, read_records
 from experiments.tables.text import table
 from suny.classifiers.engine import Cost, pick_device
 from suny.classifiers.rehearsal import Rehearsal
@@ -95,14 +96,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Trial:
-    """One image: its record, what passed, seconds of its decoding and of the rest, bytes of its maps, what was found."""
+    """One image: its record, what passed, seconds of its decoding and of the rest, bytes of its maps, the image explained (None
+    where it needs no explaining)."""
 
     record: Record
     cost: Cost
     decoding: float
     seconds: float
     maps: int
-    found: Explained | None
+    image: ExplainedImage | None
 
 
 class Estimator:
@@ -122,29 +124,29 @@ class Estimator:
             elsewhere, _ = self._once("elsewhere", None, tempfile.TemporaryDirectory)
             run = replace(run, dataset=replace(run.dataset, root=elsewhere.name))
 
-        def load() -> tuple[ImageList, str]:
+        def listed() -> tuple[ImageList, str]:
             images = run.dataset.load()
             return images, images.digest  # which reads the files, here once for all cells
 
-        (images, _), loading = self._once("dataset", run.resolved["dataset"], load)
+        (images, _), loading = self._once("dataset", run.resolved["dataset"], listed)
         classifier, building = self._once("model", run.resolved["model"], run.model.build)
-        found, preparing = _clocked(lambda: prepare(run, device, images, classifier))
-        done = {r["image"]: r for r in read_records(found.folder)}
-        files = {s.image: Files.wanted(run, found.folder, s, at) for at, s in enumerate(found.samples)}
-        # an image whose map or picture alone is missing is explained again, which takes no longer than doing all of it
-        left = [s for s in found.samples if s.image not in done or (was_read(done[s.image]) and files[s.image].missing)]
+        cell, preparing = _clocked(lambda: Cell(run, device, images, classifier))
+        old = CellFolder(cell.folder).read_card()
+        if old:
+            cell.join(old)
+        known = {r["image"]: r for r in read_records(cell.folder)}
+        left = [s for s in cell.samples if s.image not in known or cell.lacks(known[s.image])]
         trials: list[Trial] = []
         fixed = loading + building + preparing
         if left:
-            old = Cell(found.folder).read_card()
             batch_size = old["batch_size"] if old else settings.batch_size
             asked: Any = device, settings.precision, batch_size, settings.compile
-            engine, _ = self._once("engine", [run.resolved["model"], *asked], lambda: Rehearsal.of(found.classifier, *asked))
+            engine, _ = self._once("engine", [run.resolved["model"], *asked], lambda: Rehearsal.of(cell.classifier, *asked))
             engine.forget()
             forget_peak(device)
-            trials = _tried(run, found, engine, left)
+            trials = _tried(cell, engine, left, known)
             fixed += engine.preparation * (1 + len(engine.others))
-        return _summed(run, found, device, trials, len(left), files, fixed)
+        return _summed(cell, trials, len(left), fixed)
 
     def _once(self, what: str, settings: Any, make: Callable[[], T]) -> tuple[T, float]:
         """An object and how many seconds it took to make; the last one of its kind is kept."""
@@ -155,7 +157,7 @@ class Estimator:
         return self._kept[what][1:]
 
 
-def _tried(run: Run, found: Prepared, engine: Rehearsal, left: Sequence[Sample]) -> list[Trial]:
+def _tried(cell: Cell, engine: Rehearsal, left: Sequence[Sample], known: Mapping[str, Record]) -> list[Trial]:
     """Tries images from all over the list; of slow ones fewer."""
     there = [s for s in left if s.path.is_file()]
     places = dict.fromkeys(len(there) * at // _TRIED for at in range(min(_TRIED, len(there))))
@@ -165,47 +167,52 @@ def _tried(run: Run, found: Prepared, engine: Rehearsal, left: Sequence[Sample])
         if trials and time.perf_counter() - began > _LONG:
             break
         try:
-            trials.append(try_image(run, found, engine, there[at]))
+            trials.append(try_image(cell, engine, there[at], known.get(there[at].image)))
         except UnreadableImage:
             continue
     return trials
 
 
-def try_image(run: Run, found: Prepared, engine: Rehearsal, sample: Sample) -> Trial:
-    """Explains and measures one image in rehearsal.
+def try_image(cell: Cell, engine: Rehearsal, sample: Sample, known: Record | None = None) -> Trial:
+    """Explains and measures one image in rehearsal, or adds to a known record what it lacks; writes nothing.
 
     Raises:
         UnreadableImage: it can't be decoded.
     """
-    seen, decoding = _clocked(lambda: look(sample, found.classifier.view))
-    explained: list[Explained] = []
+    loaded, decoding = _clocked(lambda: load(sample, cell.classifier.view))
+    explained: list[ExplainedImage] = []
     maps = 0
 
-    def write(image: Explained) -> None:
+    def keep(image: ExplainedImage) -> None:
         nonlocal maps
         explained.append(image)
-        maps = len(packed(image.explanation)) if run.settings.maps else 0
+        maps = len(packed(image.explanation)) if cell.run.settings.maps else 0
 
     engine.begin()
     before = engine.cost
-    record, seconds = _clocked(lambda: make_record(run, found.classifier, engine, found.metrics, sample, lambda: seen, write))
+    record, seconds = _clocked(lambda: _recorded(cell, engine, sample, known, loaded, keep))
     cost = engine.cost - before
     return Trial(record, cost, decoding, seconds + engine.skipped, maps, explained[0] if explained else None)
 
 
-def _summed(
-    run: Run,
-    found: Prepared,
-    device: torch.device,
-    trials: Sequence[Trial],
-    left: int,
-    files: Mapping[str, Files],
-    fixed: float,
-) -> Estimate:
-    title = f"{run.dataset.name}/{run.model.name}/{run.explainer.name}"
-    count, memory = len(found.samples), peak_memory(device)
+def _recorded(
+    cell: Cell,
+    engine: Rehearsal,
+    sample: Sample,
+    known: Record | None,
+    loaded: LoadedImage,
+    keep: Callable[[ExplainedImage], None],
+) -> Record:
+    if known is None:
+        return cell.record(engine, sample, lambda: loaded, keep)
+    return cell.complete(engine, sample, known, lambda: loaded, keep)
+
+
+def _summed(cell: Cell, trials: Sequence[Trial], left: int, fixed: float) -> Estimate:
+    run, device = cell.run, cell.device
+    count, memory = len(cell.samples), peak_memory(device)
     if not trials:
-        return Estimate(found.folder, title, count, left, 0, 0, 0, 0, (0, 0), fixed, memory, 0, device.type)
+        return Estimate(cell.folder, cell.title, count, left, 0, 0, 0, 0, (0, 0), fixed, memory, 0, device.type)
     warm = trials[1:] or trials  # the first image of a process is slow
     line = _mean([len(json.dumps(t.record)) + 1 for t in trials])
     disk = left * (line + _mean([t.maps for t in trials]))
@@ -213,19 +220,19 @@ def _summed(
     seconds = _mean(each)
     drift = _DRIFT if len(warm) > 1 else _DRIFT_OF_ONE
     bounds = min(*each, (1 - drift) * seconds), max(*each, (1 + drift) * seconds)
-    pictures = sum(f.picture is not None and not f.picture.exists() for f in files.values())
-    drawn = next((t for t in trials if t.found), None)
-    if pictures and drawn and drawn.found:
-        size, once = _drawn(found, drawn.record["image"], drawn.found)
+    pictures = sum(f.picture is not None and not f.picture.exists() for f in cell.files.values())
+    drawn = next((t for t in trials if t.image), None)
+    if pictures and drawn and drawn.image:
+        size, once = _drawn(cell, drawn.record["image"], drawn.image)
         fixed, disk = fixed + pictures * once, disk + pictures * size
-    fixed += _summarising(run, found, [t.record for t in trials])
+    fixed += _summarising(cell, [t.record for t in trials])
     if device.type == "cpu":
         memory += _IN_MEMORY * line * count
     forwards = _mean([t.cost.forwards for t in trials])
     tails = _mean([t.cost.tail_forwards for t in trials])
     backwards = _mean([t.cost.backwards for t in trials])
     return Estimate(
-        found.folder, title, count, left, forwards, tails, backwards, seconds, bounds, fixed, memory, disk, device.type
+        cell.folder, cell.title, count, left, forwards, tails, backwards, seconds, bounds, fixed, memory, disk, device.type
     )
 
 
@@ -237,20 +244,20 @@ def _with_decoding(run: Run, device: torch.device, trial: Trial) -> float:
     return max(trial.seconds, trial.decoding / workers)
 
 
-def _drawn(found: Prepared, image: str, explained: Explained) -> tuple[int, float]:
+def _drawn(cell: Cell, image: str, explained: ExplainedImage) -> tuple[int, float]:
     """Bytes and seconds of a picture."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        _, seconds = _clocked(lambda: Files(path, None).write(found.classifier, image, explained))
-        return path.stat().st_size, seconds
+        files = ImageFiles.of(Path(folder), "picture", picture=True, maps=False)
+        _, seconds = _clocked(lambda: cell.write(files, image, explained, again=True))
+        return Path(folder, "pictures", "picture.png").stat().st_size, seconds
 
 
-def _summarising(run: Run, found: Prepared, records: Sequence[Record]) -> float:
+def _summarising(cell: Cell, records: Sequence[Record]) -> float:
     """Seconds of the summary, from one of fewer records."""
-    count = len(found.samples)
+    count = len(cell.samples)
     some = min(count, _SUMMARISED)
     several = [records[at % len(records)] for at in range(some)]
-    return _clocked(lambda: summarise(run, "", found.metrics, several))[1] * count / some
+    return _clocked(lambda: cell.summarise(several))[1] * count / some
 
 
 def _clocked(work: Callable[[], T]) -> tuple[T, float]:

@@ -24,13 +24,13 @@ from tqdm import tqdm
 from experiments import config
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.picture import save_grid, save_picture
-from experiments.records import writing
-from experiments.runner import image_seed
+from experiments.store.records import writing
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError, nearest
 from suny.images.dataset import imagenet_classes
 from suny.images.decode import UnreadableImage, decode
+from suny.seeds import image_seed
 
 _OWN = ("target", "out", "arrays")
 

@@ -43,13 +43,14 @@ from tqdm import tqdm
 
 from experiments import config
 from experiments.batches import outputs, readable, usual_workers
-from experiments.card import carry_card, make_card
+from experiments.cell.cell import parts_in_view
+from experiments.cell.labels import with_comparable_labels
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.config import Run
 from experiments.picture import drawable, over, save
 from experiments.progress import tell
-from experiments.records import Cell, Contract, Kept, Record, write_atomically, writing
-from experiments.runner import image_seed, labelled, parts_in_view
+from experiments.store.card import carry_card, make_card
+from experiments.store.records import CellFolder, Contract, Kept, Record, write_atomically, writing
 from experiments.tables import number
 from metrics.base import Case, Part, Side
 from metrics.localization import PartHits
@@ -62,6 +63,7 @@ from suny.errors import UserError
 from suny.explanation import StoredMaps
 from suny.images.dataset import Sample, draw
 from suny.images.decode import decode
+from suny.seeds import image_seed
 
 _OWN = {"cases": "10", "out": "results/failures", "workers": str(usual_workers()), "caches": "results/caches"}
 
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     device = pick_device(run.settings.device)
     images = readable(run.dataset.load(), run.dataset.strict)
     classifier = run.model.build()
-    samples, notes = labelled(run, images, classifier)
+    samples, notes = with_comparable_labels(run, images, classifier)
     for note in (*images.notes, *notes):
         tell(f"note: {note}")
     other = (images.label_space == "imagenet") != (classifier.label_space == "imagenet")
@@ -144,13 +146,14 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     guesses = {sample.image: guess for sample, guess in wrong}
     chosen = draw([sample for sample, _ in wrong], count, run.settings.seed)
-    card = make_card(run, images, classifier, device, {}, {})
+    card = make_card(run, images, classifier, device)
     folder = Path(own["out"]).expanduser() / run.dataset.name / run.model.name / f"{run.explainer.name}-{card['hash'][:8]}"
-    with Cell.open(folder, _CASE) as cell:
+    with CellFolder.open(folder, _CASE) as cell:
         for repair in cell.repairs:
             tell(f"note: {repair}")
-        carry_card(cell, cell.read_card(), card)
+        old = cell.read_card()
         left = [s for s in chosen if s.image not in cell.records or not _picture(folder, s).exists()]
+        carry_card(cell, old, card, unfinished=bool(left))
         for sample in tqdm(left, initial=len(chosen) - len(left), total=len(chosen), desc="cases", unit="case", smoothing=0):
             record = _case(run, classifier, engine, sample, guesses[sample.image], folder)
             if sample.image not in cell.records:

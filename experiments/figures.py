@@ -36,20 +36,20 @@ from tqdm import tqdm
 from experiments import config
 from experiments.cli import EXIT_OK, guarded, pairs
 from experiments.picture import common_scale, draw_legend, drawable, heat, over
-from experiments.records import writing
-from experiments.results import Result, read_results
-from experiments.runner import image_seed
+from experiments.store.images import images_of, maps_of
+from experiments.store.reading import Result, read_results
+from experiments.store.records import writing
 from experiments.tables.ablations import Sweep, sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.comparisons import Compared, compared_columns
 from experiments.tables.text import arrow
-from experiments.views import images_of, maps_of
 from metrics.sanity import CONTROLS
 from metrics.statistics import Entry, mean_band
 from suny.bivariate import bivariate
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
 from suny.images.decode import decode
+from suny.seeds import image_seed
 
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -244,7 +244,7 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
     photos = {}
     for cell in tqdm(cells, desc="sanity strips", unit="method"):
         run = config.read(OmegaConf.create(dict(cell.configuration)))
-        stages = cell.card["protocol"]["metrics"]["sanity"]
+        stages = cell.measures["sanity"].protocol
         classifier = run.model.build()
         engine = Engine.of(classifier, pick_device(run.settings.device), run.settings.precision, cell.card["batch_size"])
         for sample in images:

@@ -21,9 +21,9 @@ from torch.nn import functional as nnf
 from tqdm import tqdm
 
 from experiments.recipes import Recipe
-from experiments.records import replacing, writing
-from experiments.runner import image_seed
+from experiments.store.records import replacing, writing
 from suny.errors import UserError
+from suny.seeds import image_seed
 
 # of an epoch's number: inputs and labels on the device, batch by batch
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.records import replacing
+from experiments.store.records import replacing
 from suny.bivariate import bivariate, legend
 from suny.explanation import Explanation
 

@@ -36,10 +36,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from experiments import config
+from experiments.cell.cell import Cell
 from experiments.cli import EXIT_OK, composed, guarded, pairs
 from experiments.config import CONF
 from experiments.cost import try_image
-from experiments.runner import prepare
 from experiments.tables.text import table
 from suny.classifiers.engine import Cost, pick_device
 from suny.classifiers.rehearsal import Rehearsal
@@ -118,8 +118,8 @@ def count(tables: Sequence[str], device: torch.device) -> tuple[list[Line], dict
                 overrides = [f"experiment={name}", "dataset=demo", f"model={model}", "model.weights=random"]
                 run = config.read(composed([*overrides, f"method={method}", "maps=true"]))
                 images = run.dataset.load()
-                found = try_image(run, prepare(run, device, images, classifier), engine, images.samples[0])
-                lines.append(Line(name, model, method, found.cost, len(json.dumps(found.record)) + 1, found.maps))
+                trial = try_image(Cell(run, device, images, classifier), engine, images.samples[0])
+                lines.append(Line(name, model, method, trial.cost, len(json.dumps(trial.record)) + 1, trial.maps))
                 progress.update()
     return lines, flops
 

@@ -30,15 +30,15 @@ from tqdm import tqdm
 
 from experiments.cli import EXIT_OK, guarded, pairs
 from experiments.picture import common_scale, over
-from experiments.records import Record, write_atomically, writing
-from experiments.results import CONTROL, READ, Result, read_results
+from experiments.store.images import Images, images_of, maps_of, view_of
+from experiments.store.reading import CONTROL, READ, Result, read_results
+from experiments.store.records import Record, write_atomically, writing
 from experiments.tables import comparisons, published
 from experiments.tables.ablations import Sweep, sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.render import LEGEND, cell_text, count_text, failures_text
 from experiments.tables.specs import SPECS
 from experiments.tables.text import HOLE, bounds, interval, number
-from experiments.views import Images, images_of, maps_of, view_of
 from suny.bivariate import bivariate
 from suny.errors import UserError
 
@@ -191,7 +191,7 @@ def _cells(results: Sequence[Result]) -> Json:
         [
             _cell(str(v))
             for v in (
-                r.dataset, r.model, r.row, r.digest, f"{len(r.records)} of {r.card['images']['count']}",
+                r.dataset, r.model, r.row, r.digest, f"{len(r.records)} of {r.count}",
                 r.protocol["explained_class"], r.protocol["target_layer"], r.protocol["seed"],
                 r.card.get("versions", {}).get("torch", HOLE), str(r.card.get("git", {}).get("revision") or HOLE)[:8],
                 r.card.get("machine", {}).get("device", HOLE),

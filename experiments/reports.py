@@ -11,9 +11,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from experiments import figures
+from experiments.cell.cell import FinishedCell
 from experiments.config import CONF, make_target
-from experiments.results import read_result
-from experiments.runner import Finished
+from experiments.store.reading import read_result
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
@@ -22,7 +22,7 @@ from metrics.base import Metric
 from metrics.sanity import Sanity
 
 
-def after_sweep(cells: Sequence[Finished], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
+def after_sweep(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
     """Texts for the user; pictures go to the folder."""
     texts = []
     results = [read_result(c.folder) for c in cells]
@@ -46,7 +46,7 @@ def _drawn(figure: Any, path: Path) -> str:
     return f"drawn: {path}.pdf and .png"
 
 
-def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
+def flips(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric]) -> str:
     """How often two settings of a metric rank two methods the other way round, by their means and on single images.
 
     Ties count as no flip.
@@ -74,7 +74,7 @@ def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
     return table(head, rows)
 
 
-def _differences(a: Finished, b: Finished, metric: str) -> Any:
+def _differences(a: FinishedCell, b: FinishedCell, metric: str) -> Any:
     """a - b for each image that both have, NaN where a value is missing."""
     values = {r["image"]: r.get(metric) for r in b.records}
     return np.array(
@@ -86,7 +86,7 @@ def _differences(a: Finished, b: Finished, metric: str) -> Any:
     )
 
 
-def sanity(cells: Sequence[Finished]) -> str:
+def sanity(cells: Sequence[FinishedCell]) -> str:
     """Similarity to the original map at each stage."""
     rows = []
     for cell in cells:

@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments import config, progress
+from experiments.cell.cell import CellProgress, FinishedCell, run_cell
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
 from experiments.cost import Estimate, Estimator, said
 from experiments.machine import process_age
-from experiments.records import Record, read_records, writing
 from experiments.reports import after_sweep
-from experiments.runner import Finished, Partial, run_cell
+from experiments.store.records import Record, read_records, writing
 from experiments.tables import cell_table, sweep_table
 from metrics.base import Metric
 from suny.errors import UserError
@@ -52,7 +52,7 @@ class Ended:
     results_dir: Path = Path()
     metrics: dict[str, Metric] = field(default_factory=dict)
     estimate: Estimate | None = None
-    cell: Finished | Partial | None = None
+    cell: FinishedCell | CellProgress | None = None
     error: str = ""
     exit_code: int = EXIT_OK
     lines: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Sweep:
             progress.tell(ended.error)
         if ended.estimate:
             progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
-        if isinstance(ended.cell, Finished):
+        if isinstance(ended.cell, FinishedCell):
             if not self.several:
                 tqdm.write(cell_table(ended.cell, ended.metrics))
                 if (ended.cell.folder / "pictures").is_dir():
@@ -89,7 +89,7 @@ class Sweep:
                 tqdm.write(line)
             self.told.add(line)
         elif ended.cell and not self.several:
-            tqdm.write(f"the shard is complete; {ended.cell.said}")
+            tqdm.write(f"the shard is complete; {ended.cell}")
 
     def close(self) -> int:
         """Tells what has become of all jobs.
@@ -102,7 +102,7 @@ class Sweep:
             print(said(estimates, self.beginning))
         if self.several:
             ended = sorted(self.ended, key=lambda e: e.number)
-            cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, Finished)}.values())
+            cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, FinishedCell)}.values())
             metrics = {name: metric for e in ended for name, metric in e.metrics.items()}
             if cells:
                 cells = [c if c.records else replace(c, records=_records(c.folder)) for c in cells]
@@ -111,10 +111,10 @@ class Sweep:
                 for text in after_sweep(cells, metrics, folder):
                     print(f"\n{text}")
             complete = {c.folder for c in cells}
-            parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, Partial) and e.cell.folder not in complete}
+            parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, CellProgress) and e.cell.folder not in complete}
             for part in parts.values():
                 now = replace(part, done=len({r["image"] for r in _records(part.folder)}))
-                progress.tell(f"incomplete: {now.said}; the same command continues.")
+                progress.tell(f"incomplete: {now}; the same command continues.")
             for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
                 progress.tell(f"failed: {name}")
         codes = [e.exit_code for e in failed]
@@ -159,7 +159,7 @@ def compute(cfg: DictConfig) -> Ended:
         _sweep.several = several
         _sweep.add(ended)
         return ended
-    if isinstance(ended.cell, Finished):
+    if isinstance(ended.cell, FinishedCell):
         ended.cell = replace(ended.cell, records=())  # they lie on the disk
     ended.lines = job.lines
     return ended

@@ -44,13 +44,12 @@ from torch import Tensor, nn
 
 from experiments import config
 from experiments.batches import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
-from experiments.card import environment
 from experiments.cli import EXIT_OK, composed, guarded
 from experiments.fitting import Epoch, Lesson, best_of, fit
 from experiments.progress import tell
 from experiments.recipes import FinetuneRecipe, HeadRecipe, Recipe
-from experiments.records import replacing, writing
-from experiments.runner import image_seed
+from experiments.store.card import environment
+from experiments.store.records import replacing, writing
 from experiments.tables import number
 from metrics.statistics import class_mean_interval, mean_interval
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
@@ -60,6 +59,7 @@ from suny.classifiers.head import remove_head, replace_head
 from suny.configured import Seed, configured
 from suny.errors import UserError
 from suny.images.dataset import Dataset, ImageList, set_apart
+from suny.seeds import image_seed
 
 _GROUPS = ("dataset", "model", "recipe")
 

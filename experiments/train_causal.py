@@ -30,7 +30,7 @@ from torch.nn import functional as nnf
 from tqdm import tqdm
 
 from experiments.cli import EXIT_OK, guarded, pairs
-from experiments.records import write_atomically, writing
+from experiments.store.records import write_atomically, writing
 from suny.classifiers.causal_networks import SIDE, VIEW, causal_cnn
 from suny.errors import UserError
 from suny.images.scenes import WORLDS, Scene, World, compose, draw_scene

@@ -19,9 +19,9 @@ from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
 from suny.images.perturb import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-# what a metric may need beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, or
-# to explain the image again
-Need = Literal["boxes", "parts", "causes", "sides", "explain"]
+# What a metric may need beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
+# explain the image again, or the method's values of the channels.
+Need = Literal["boxes", "parts", "causes", "sides", "explain", "channels"]
 Side = Literal["saliency", "necessity", "sufficiency"]
 Change = Literal["remove", "keep"]
 Part = tuple[str, float, float]
@@ -186,6 +186,7 @@ class Metric(Protocol):
         reference: paper and equation or section.
         version: of the protocol; raised whenever the same map could get another number.
         needs: without which the metric is skipped.
+        has_curve: optional; True for a metric that leaves a whole curve under its name in :attr:`Case.curves`.
 
     A metric over the whole data set that is no mean of numbers also has ``summarise(values, classes)``, its entry in a
     summary, and, so that methods can be compared image by image, ``each(values, classes)``: a number an image (None where it

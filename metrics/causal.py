@@ -199,7 +199,7 @@ class FilterAgreement:
     higher_is_better: ClassVar[bool] = True
     reference: ClassVar[str] = "definition: metrics/causal.py"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"causes"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"causes", "channels"})
 
     name: str = "filter_rank"
     score: Literal["rank", "recovery"] = "rank"

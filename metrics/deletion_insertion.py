@@ -67,6 +67,7 @@ class Deletion:
     reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Need]] = frozenset()
+    has_curve: ClassVar[bool] = True
 
     name: str = "deletion"
     points: Points = 29
@@ -98,6 +99,7 @@ class Insertion:
     reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Need]] = frozenset()
+    has_curve: ClassVar[bool] = True
 
     name: str = "insertion"
     points: Points = 29

@@ -59,6 +59,7 @@ class Necessity:
     unit: ClassVar[str] = "fraction of p(I)"
     reference: ClassVar[str] = _OURS
     version: ClassVar[int] = 1
+    has_curve: ClassVar[bool] = True
 
     name: str = "necessity"
     points: Points = 101
@@ -104,6 +105,7 @@ class HarmonicMean(Necessity):
 
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 2.0
+    has_curve: ClassVar[bool] = False
 
     name: str = "necessity_sufficiency"
 

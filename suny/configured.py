@@ -12,6 +12,9 @@ import pydantic
 
 T = TypeVar("T")
 
+# The packages whose classes are known by their names alone.
+_PACKAGES = ("suny", "baselines", "metrics", "experiments")
+
 # of random numbers: what both numpy and torch take
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 
@@ -21,3 +24,13 @@ def configured(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only dataclass whose fields are validated strictly."""
     config = pydantic.ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
     return pydantic.dataclasses.dataclass(cls, config=config, frozen=True, kw_only=True)  # type: ignore[return-value]
+
+
+def registered(cls: type) -> str:
+    """The name under which results know a class, so that they stay what they are when its code moves.
+
+    A class of this project is known by its own name, any other one by its import path; an attribute ``registered`` of the
+    class says otherwise.
+    """
+    own = cls.__name__ if cls.__module__.partition(".")[0] in _PACKAGES else f"{cls.__module__}.{cls.__qualname__}"
+    return getattr(cls, "registered", own)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
+
+# A method's family says what it is compared with.
+Family = Literal["own", "baseline", "control"]
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Explanation:
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Anything with a name that explains."""
+    """Anything with a name that explains; its class may say its ``family`` (:func:`family_of`)."""
 
     @property
     def name(self) -> str: ...
@@ -54,6 +57,11 @@ class Explainer(Protocol):
             seeds: one for each image.
         """
         ...
+
+
+def family_of(explainer: type) -> Family:
+    """The family of a class of explainers: a baseline, unless its attribute ``family`` says otherwise."""
+    return getattr(explainer, "family", "baseline")
 
 
 class MissingMap(Exception):

@@ -13,6 +13,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.cli import composed
+from experiments.config import make_target
+from experiments.store.card import digest_of_identity, method_family, settings_of, with_columns
+from experiments.store.records import FORMAT
+from metrics.base import Metric
+from suny.classifiers.classifier import Model
+from suny.explanation import Explainer, StoredMaps
+from suny.images.dataset import Dataset
 
 # the configuration of a cell is composed once for each choice: it takes a tenth of a second
 _KNOWN: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -42,7 +49,7 @@ def write_cell(
         values: for each metric (one of ``conf/metrics``) a value an image.
         overrides: of the configuration.
         images: how many the data set has; default: as many as there are records.
-        changes: of the protocol of the cell, by key.
+        changes: of the cell's identity, by key.
         records: for other keys of the records a value an image.
         names: ids of the images; default: image-000, ...
     """
@@ -50,33 +57,37 @@ def write_cell(
     count = len(next(iter(values.values())))
     names = names or [f"image-{i:03d}" for i in range(count)]
     total = images or count
-    metrics = {
-        name: {k: v for k, v in node.items() if k != "_target_"} | {"version": 1, "unit": "-", "reference": "-"}
-        for name, node in made["metrics"].items()
-    }
     preprocessing = {
         "resize": 256, "crop": 224, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3, "exif": "upright",
     }  # fmt: skip
-    changes = dict(changes or {})
-    seed = changes.pop("seed", made["seed"])
-    card = {
-        "configuration": made,
-        "protocol": {
-            "explained_class": made["target"], "target_layer": "last", "preprocessing": preprocessing, "metrics": metrics,
-            "skipped": {},
-        } | changes,
-        "seed": seed,
-        "batch_size": 8,
+    identity = {
+        "dataset": settings_of("dataset", make_target(made["dataset"], "dataset", Dataset)),
         "images": {"count": total, "sha256": hashlib.sha256(f"{made['dataset']['name']} {total}".encode()).hexdigest()},
+        "model": settings_of("model", make_target(made["model"], "model", Model)),
         "weights": {"sha256": hashlib.sha256(made["model"]["name"].encode()).hexdigest()},
+        "method": settings_of("method", explainer := make_target(made["method"], "method", Explainer)),
+        **({"maps": {"sha256": "0" * 64}} if isinstance(explainer, StoredMaps) else {}),
+        "seed": made["seed"], "explained_class": made["target"], "target_layer": "last", "preprocessing": preprocessing,
+        "device": "cpu", "precision": made["precision"], "compile": made["compile"], "batch_size": 8,
+    } | dict(changes or {})  # fmt: skip
+    measured = {name: make_target(node, name, Metric) for name, node in made["metrics"].items()}
+    card, _ = with_columns({
+        "hash": digest_of_identity(identity),
+        "format": FORMAT,
+        "identity": identity,
+        "family": method_family(explainer),
+        "columns": {},
+        "batch_size": 8,
+        "configuration": made,
+        "code": {},
         "versions": {"torch": "2"},
         "git": {"revision": "0123456789", "modified": False},
         "machine": {"device": "cpu (x86_64)", "threads": 1},
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+    }, measured)  # fmt: skip
+    digest = card["hash"]
     folder = root / made["dataset"]["name"] / made["model"]["name"] / f"{made['method']['name']}-{digest[:8]}"
     folder.mkdir(parents=True)
-    (folder / "card.yaml").write_text(yaml.safe_dump({"hash": digest, **card}, sort_keys=False))
+    (folder / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
     lines = []
     for i, name in enumerate(names):
         record = {

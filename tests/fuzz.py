@@ -26,8 +26,8 @@ from PIL import Image
 
 import suny  # noqa: F401 - before anything imports torchvision
 from experiments.cli import EXIT_OK, guarded, pairs
-from experiments.records import DONE, Cell, digest_of, read_records
-from experiments.results import entry_of, failures_of
+from experiments.store.reading import entry_of, failures_of
+from experiments.store.records import DONE, CellFolder, digest_of, read_records
 from metrics.deletion_insertion import Deletion
 from suny.errors import UserError
 from suny.images import decode as decoding
@@ -177,7 +177,7 @@ class Records:
         path.write_bytes(content)
         bad.unlink(missing_ok=True)
         try:
-            with Cell.open(self.folder, DONE) as cell:
+            with CellFolder.open(self.folder, DONE) as cell:
                 records = list(cell.records.values())
         except UserError:
             assert path.read_bytes() == content  # nothing is thrown away unasked
@@ -186,7 +186,7 @@ class Records:
         *lines, _ = content.split(b"\n")
         aside = bad.read_bytes().split(b"\n")[:-1] if bad.exists() else []
         assert sorted([*path.read_bytes().split(b"\n")[:-1], *aside]) == sorted(lines)
-        with Cell.open(self.folder, DONE) as cell:
+        with CellFolder.open(self.folder, DONE) as cell:
             assert not cell.repairs
             assert list(cell.records.values()) == records
         assert len({r["image"] for r in records}) == len(records)

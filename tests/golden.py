@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import suny  # noqa: F401 - before anything imports torchvision
-from experiments.results import Result, read_result
+from experiments.store.reading import Result, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests" / "golden_cells.json"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import ahead as module
-from experiments.ahead import ahead, look
-from experiments.records import read_records
+from experiments.cell import prefetch as module
+from experiments.cell.prefetch import load, prefetch
+from experiments.store.records import read_records
 from suny.images.dataset import Sample
 from suny.images.decode import UnreadableImage
 from suny.images.view import View
@@ -38,7 +38,7 @@ def photographs(root: Path, count: int) -> list[Sample]:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order_and_failures_are_those_of_the_list(tmp_path: Path, workers: int) -> None:
     found: list[Any] = []
-    for sample, seen in ahead(photographs(tmp_path / "i", 7), VIEW, workers):
+    for sample, seen in prefetch(photographs(tmp_path / "i", 7), VIEW, workers):
         try:
             decoded, pixels = seen()
             found.append((sample.image, decoded.stored_size, round(float(pixels[0, 0, 0]) * 255)))
@@ -56,10 +56,10 @@ def test_a_few_images_are_held_and_the_rest_is_left_when_the_run_stops(tmp_path:
     def counted(sample: Sample, view: View) -> Any:
         with lock:
             begun.append(sample.image)
-        return look(sample, view)
+        return load(sample, view)
 
-    monkeypatch.setattr(module, "look", counted)
-    coming = ahead(photographs(tmp_path / "i", 40), VIEW, 2)
+    monkeypatch.setattr(module, "load", counted)
+    coming = prefetch(photographs(tmp_path / "i", 40), VIEW, 2)
     _, first = next(coming)
     first()
     coming.close()  # what an exception in the loop does, Ctrl-C among them
@@ -73,10 +73,10 @@ def test_what_is_no_failure_of_the_image_ends_the_run_in_its_turn(tmp_path: Path
             raise MemoryError
         return sample.image
 
-    monkeypatch.setattr(module, "look", broken)
+    monkeypatch.setattr(module, "load", broken)
     seen: list[Any] = []
     with pytest.raises(MemoryError):
-        seen.extend(decode() for _, decode in ahead(photographs(tmp_path / "i", 5), VIEW, 1))
+        seen.extend(decode() for _, decode in prefetch(photographs(tmp_path / "i", 5), VIEW, 1))
     assert seen == ["0", "1"]
 
 

@@ -21,12 +21,12 @@ from PIL import Image
 from experiments import explain
 from experiments.cli import composed, guarded
 from experiments.config import CONF, read
-from experiments.records import Cell, read_records
-from experiments.runner import image_seed
+from experiments.store.records import CellFolder, read_records
 from metrics.base import Metric
 from metrics.statistics import mean_interval
 from suny.errors import UserError
 from suny.explanation import Explainer
+from suny.seeds import image_seed
 
 from .conftest import ROOT, Cli, only_error
 
@@ -77,15 +77,17 @@ def test_a_cell_as_other_tools_read_it(cli: Cli, mini: Path, tmp_path: Path) -> 
     card = yaml.safe_load((cell / "card.yaml").read_text())
     assert cell.name == f"suny-{card['hash'][:8]}"
     assert card["configuration"]["method"]["k"] == 3
-    assert card["protocol"]["metrics"]["deletion"] == {
-        "name": "deletion", "points": 5, "fill": "zero", "ties": "raster", "protocol": None, "version": 1,
-        "unit": "mean softmax probability",
-        "reference": "Petsiuk et al., RISE, BMVC 2018, section 4.2",
+    assert card["columns"]["deletion"]["settings"] == {
+        "name": "deletion", "points": 5, "fill": "zero", "ties": "raster", "protocol": None,
     }  # fmt: skip
     assert card["versions"]["torch"] == torch.__version__
-    assert card["images"]["count"] == 4
-    assert len(card["images"]["sha256"]) == len(card["weights"]["sha256"]) == 64
-    assert card["seed"] == 0
+    assert {k: card["columns"]["deletion"][k] for k in ("metric", "version", "unit", "reference")} == {
+        "metric": "Deletion", "version": 1, "unit": "mean softmax probability",
+        "reference": "Petsiuk et al., RISE, BMVC 2018, section 4.2",
+    }  # fmt: skip
+    assert card["identity"]["images"]["count"] == 4
+    assert len(card["identity"]["images"]["sha256"]) == len(card["identity"]["weights"]["sha256"]) == 64
+    assert card["identity"]["seed"] == 0
     assert set(card["git"]) == {"revision", "modified"}
 
     records = read_records(cell)
@@ -188,7 +190,7 @@ def test_a_torchvision_network_without_conf_file(cli: Cli, tmp_path: Path) -> No
     ended = cli(*FAST, "model=mobilenet_v3_small", "model.weights=random", "dataset.limit=1", f"results_dir={tmp_path}")
     assert ended.code == 0, ended.err
     card = yaml.safe_load((the_cell(tmp_path) / "card.yaml").read_text())
-    assert card["protocol"]["target_layer"] == "features"
+    assert card["identity"]["target_layer"] == "features"
 
 
 def test_folders_have_no_boxes(cli: Cli, imagenet_sample: Path, tmp_path: Path) -> None:
@@ -238,8 +240,8 @@ def test_a_second_process_is_told_who_holds_the_cell(cli: Cli, tmp_path: Path) -
     arguments = (*FAST, "dataset.limit=1", f"results_dir={tmp_path}")
     assert cli(*arguments).code == 0
     program = (
-        "import pathlib, time\nfrom experiments.records import Cell\n"
-        f"with Cell.open(pathlib.Path({str(the_cell(tmp_path))!r})):\n"
+        "import pathlib, time\nfrom experiments.store.records import CellFolder\n"
+        f"with CellFolder.open(pathlib.Path({str(the_cell(tmp_path))!r})):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
@@ -253,9 +255,9 @@ def test_a_second_process_is_told_who_holds_the_cell(cli: Cli, tmp_path: Path) -
 def test_a_full_disk_in_the_middle(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli(*FAST, f"results_dir={tmp_path / 'whole'}")
     assert whole.code == 0
-    written = Cell.append
+    written = CellFolder.append
 
-    def full(self: Cell, record: dict[str, object]) -> None:
+    def full(self: CellFolder, record: dict[str, object]) -> None:
         if len(self.records) == 2:  # a torn line, then no room
             with (self.folder / "records.jsonl").open("a") as file:
                 file.write('{"image": "chi')
@@ -263,7 +265,7 @@ def test_a_full_disk_in_the_middle(cli: Cli, tmp_path: Path, monkeypatch: pytest
         written(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "append", full)
+        patch.setattr(CellFolder, "append", full)
         only_error(cli(*FAST, f"results_dir={tmp_path / 'full'}"))
     assert cli(*FAST, f"results_dir={tmp_path / 'full'}").code == 0
     summaries = [(the_cell(tmp_path / d) / "summary.json").read_bytes() for d in ("whole", "full")]

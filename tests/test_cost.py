@@ -15,7 +15,7 @@ from experiments import config
 from experiments.cli import composed
 from experiments.cost import Estimate, said
 from experiments.machine import forget_peak, held_memory, peak_memory, process_age
-from experiments.records import read_records
+from experiments.store.records import read_records
 from metrics.base import Case
 from suny.classifiers.engine import Engine
 from suny.classifiers.rehearsal import Rehearsal

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments.cli import composed
 from experiments.config import CONF, read
-from experiments.results import read_results
+from experiments.store.reading import read_results
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import PAPER
 from experiments.tables.specs import ABLATIONS, SPECS

@@ -14,7 +14,7 @@ from torch import nn
 
 from experiments import failures
 from experiments.cli import guarded
-from experiments.records import read_records
+from experiments.store.records import read_records
 from suny.classifiers.checkpoint import Trained, write_checkpoint
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine

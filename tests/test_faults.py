@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from baselines import rise
 from experiments.batches import Plain, photographs
-from experiments.records import FORMAT, Cell
+from experiments.store.records import FORMAT, CellFolder
 from metrics.attack import SaliencyAttack
 from metrics.base import Case, NotFinite
 from metrics.deletion_insertion import Deletion
@@ -239,9 +239,9 @@ def test_a_file_system_that_is_or_becomes_read_only(
     cli: Cli, data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "readonly"
-    written = Cell.append
+    written = CellFolder.append
 
-    def lost(self: Cell, record: dict[str, Any]) -> None:
+    def lost(self: CellFolder, record: dict[str, Any]) -> None:
         if len(self.records) == 7:
             # a mount over the folder: a file system with an open file, the lock, can't be made read-only by hand
             subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True)
@@ -253,7 +253,7 @@ def test_a_file_system_that_is_or_becomes_read_only(
         assert "Read-only file system" in only_error(cli(*command(data, results)))
         remounted(results, "rw")
         with monkeypatch.context() as patch:
-            patch.setattr(Cell, "append", lost)
+            patch.setattr(CellFolder, "append", lost)
             assert "cannot write results to" in (said := only_error(cli(*command(data, results))))
         assert "Read-only file system" in said
         assert lines(results) == 7
@@ -271,7 +271,10 @@ def test_a_folder_of_somebody_else() -> None:
     try:
         if own == 0:
             os.seteuid(65534)
-        with pytest.raises(UserError, match=r"cannot write results to .*/cell: Permission denied"), Cell.open(folder / "cell"):
+        with (
+            pytest.raises(UserError, match=r"cannot write results to .*/cell: Permission denied"),
+            CellFolder.open(folder / "cell"),
+        ):
             pass
     finally:
         os.seteuid(own)
@@ -368,7 +371,7 @@ def test_finished_work_of_another_version_is_told(cli: Cli, data: Path, undistur
     shutil.copytree(undisturbed, results)
     old = folder_of(results)
     card = yaml.safe_load((old / "card.yaml").read_text())
-    card["protocol"]["metrics"]["deletion"]["version"] = 0
+    card["columns"]["deletion"]["version"] = 0
     (old / "card.yaml").write_text(yaml.safe_dump(card | {"hash": "0" * 64}))
     renamed = old.rename(old.with_name("gradcam-00000000"))
     done = cli(*command(data, results))

@@ -13,7 +13,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from experiments import figures
 from experiments.cli import guarded
-from experiments.results import read_results
+from experiments.store.reading import read_results
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.comparisons import compared_columns

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results import read_results
+from experiments.store.reading import read_results
 from experiments.tables.published import NAMES, PUBLISHED, Line, agreements, joined, markdown, tidy
 
 from .cells import write_cell

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.records import Cell, digest_of, read_records, write_atomically
+from experiments.store.records import CellFolder, digest_of, read_records, write_atomically
 from suny.errors import UserError
 
 from .conftest import ROOT
@@ -23,7 +23,7 @@ def record(i: int) -> dict[str, object]:
 
 
 def filled(folder: Path, count: int) -> bytes:
-    with Cell.open(folder) as cell:
+    with CellFolder.open(folder) as cell:
         for i in range(count):
             cell.append(record(i))
     return (folder / "records.jsonl").read_bytes()
@@ -32,7 +32,7 @@ def filled(folder: Path, count: int) -> bytes:
 def test_records_come_back(tmp_path: Path) -> None:
     content = filled(tmp_path / "cell", 4)
     assert len(content.splitlines()) == 4
-    with Cell.open(tmp_path / "cell") as cell:
+    with CellFolder.open(tmp_path / "cell") as cell:
         assert list(cell.records.values()) == [record(i) for i in range(4)]
         assert not cell.repairs
     assert read_records(tmp_path / "cell") == [record(i) for i in range(4)]
@@ -46,7 +46,7 @@ def test_a_torn_end_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
     torn = content[: max(0, len(content) - cut)]
     (folder / "records.jsonl").write_bytes(torn)
     whole = torn.count(b"\n")
-    with Cell.open(folder) as cell:
+    with CellFolder.open(folder) as cell:
         assert list(cell.records.values()) == [record(i) for i in range(whole)]
         assert len(cell.repairs) == (0 if torn.endswith(b"\n") or not torn else 1)
         for i in range(whole, 3):
@@ -59,7 +59,7 @@ def test_garbage_and_doubled_lines_are_set_aside(tmp_path: Path) -> None:
     lines = content.splitlines(keepends=True)
     garbage = b"\x00\xff garbage\n[1]\n{}\n" + lines[0]
     (tmp_path / "records.jsonl").write_bytes(lines[0] + garbage + lines[1])
-    with Cell.open(tmp_path) as cell:
+    with CellFolder.open(tmp_path) as cell:
         assert list(cell.records.values()) == [record(0), record(1)]
         assert "4 lines (the first: 2)" in cell.repairs[0]
     assert (tmp_path / "records.jsonl").read_bytes() == content
@@ -67,7 +67,7 @@ def test_garbage_and_doubled_lines_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_summary_is_that_of_its_records(tmp_path: Path) -> None:
-    with Cell.open(tmp_path) as cell:
+    with CellFolder.open(tmp_path) as cell:
         cell.write_summary({"records": digest_of([record(0), record(1)])})
         assert cell.read_summary(digest_of([record(0) | {"seconds": 3.0}, record(1)])) is not None
         assert cell.read_summary(digest_of([record(1), record(0)])) is None
@@ -78,36 +78,36 @@ def test_a_summary_is_that_of_its_records(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:
-    with Cell.open(tmp_path):
+    with CellFolder.open(tmp_path):
         other = subprocess.run(
             [
                 sys.executable,
                 "-c",
-                f"from experiments.records import Cell\nwith Cell.open(__import__('pathlib').Path({str(tmp_path)!r})): pass",
+                f"from experiments.store.records import CellFolder\nwith CellFolder.open(__import__('pathlib').Path({str(tmp_path)!r})): pass",
             ],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
     assert f"UserError: {tmp_path} is being written by process {os.getpid()} on " in other.stderr
-    with Cell.open(tmp_path):
+    with CellFolder.open(tmp_path):
         pass  # free again
 
 
 def test_a_killed_writer_frees_the_cell(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib\nfrom experiments.records import Cell\n"
-        f"with Cell.open(pathlib.Path({str(tmp_path)!r})) as cell:\n"
+        "import os, pathlib\nfrom experiments.store.records import CellFolder\n"
+        f"with CellFolder.open(pathlib.Path({str(tmp_path)!r})) as cell:\n"
         "    cell.append({'image': 'a', 'status': 'ok'})\n    os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert killed.returncode == -9
-    with Cell.open(tmp_path) as cell:
+    with CellFolder.open(tmp_path) as cell:
         assert list(cell.records) == ["a"]
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
-    with Cell.open(tmp_path) as cell:
+    with CellFolder.open(tmp_path) as cell:
         (tmp_path / "records.jsonl").symlink_to("/dev/full")
         with pytest.raises(UserError, match=r"No space left on device.*the same command continues"):
             cell.append(record(0))
@@ -116,12 +116,15 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write results to .*results_dir=DIR"), Cell.open(tmp_path / "file" / "cell"):
+    with (
+        pytest.raises(UserError, match=r"cannot write results to .*results_dir=DIR"),
+        CellFolder.open(tmp_path / "file" / "cell"),
+    ):
         pass
 
 
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
-    with Cell.open(tmp_path) as cell, pytest.raises(ValueError, match="not JSON compliant"):
+    with CellFolder.open(tmp_path) as cell, pytest.raises(ValueError, match="not JSON compliant"):
         cell.append({"image": "a", "status": "ok", "deletion": float("nan")})
 
 

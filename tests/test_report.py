@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments import report
 from experiments.cli import guarded
-from experiments.results import read_results
+from experiments.store.reading import read_results
 
 from .cells import change_record, write_cell
 

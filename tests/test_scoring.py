@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from experiments import score
+from experiments.cell.cell import FinishedCell
 from experiments.cli import guarded
-from experiments.records import read_records
 from experiments.reports import flips
-from experiments.runner import Finished
+from experiments.store.records import read_records
 from metrics.deletion_insertion import Deletion
 
 from .conftest import Cli, only_error
@@ -156,15 +156,15 @@ def test_the_protocols_experiment(cli: Cli, photos: Path, tmp_path: Path) -> Non
     assert "do the protocols agree?" in ended.out
     assert "| deletion (rise)      | deletion (groupcam)  | 0 of 1" in ended.out  # the same settings
     card = yaml.safe_load((cells(results)[0] / "card.yaml").read_text())
-    assert card["protocol"]["metrics"]["insertion_xplique"]["points"] == 11
+    assert card["columns"]["insertion_xplique"]["settings"]["points"] == 11
 
 
 def test_flips_by_hand() -> None:
     metrics = {"one": Deletion(name="one", protocol="a"), "other": Deletion(name="other", protocol="b")}
 
-    def cell(method: str, values: list[tuple[float, float | None]]) -> Finished:
+    def cell(method: str, values: list[tuple[float, float | None]]) -> FinishedCell:
         records = tuple({"image": str(i), "one": a, "other": b} for i, (a, b) in enumerate(values))
-        return Finished(Path(), "d", "m", method, {}, records)
+        return FinishedCell(Path(), "d", "m", method, {}, records)
 
     first = cell("x", [(0.1, 0.3), (0.2, 0.2), (0.3, 0.3), (0.1, None)])
     second = cell("y", [(0.2, 0.1), (0.1, 0.1), (0.4, 0.3), (0.9, 0.9)])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from experiments.cli import composed
 from experiments.config import CONF, read
-from experiments.results import read_results
+from experiments.store.reading import read_results
 from experiments.tables.build import build
 from experiments.tables.search import EXPLORED, explored, front, stages
 from suny.errors import UserError

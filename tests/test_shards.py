@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from experiments import progress, runner
 from experiments.config import CONF, register_launchers
-from experiments.records import Cell, read_records
-from experiments.shards import PARTS, Shard, merge, recorded
+from experiments.store.records import CellFolder, read_records
+from experiments.store.shards import PARTS, Shard, merge, recorded
 from experiments.sweep import arguments_of
 from suny.errors import UserError
 
@@ -98,7 +98,7 @@ def record(image: str, value: float = 0.0) -> dict[str, Any]:
 
 
 def write(folder: Path, *records: dict[str, Any]) -> None:
-    with Cell.open(folder) as cell:
+    with CellFolder.open(folder) as cell:
         for r in records:
             cell.append(r)
 
@@ -108,7 +108,7 @@ def test_an_image_counts_once_wherever_it_is_recorded(tmp_path: Path) -> None:
     write(tmp_path / PARTS / "00000-of-00002", record("a", 2), record("e", 2))
     write(tmp_path / PARTS / "00001-of-00003", record("e", 3), record("b", 3))
     assert len(read_records(tmp_path)) == 6
-    with Cell.open(tmp_path) as cell:
+    with CellFolder.open(tmp_path) as cell:
         assert {i: r["deletion"] for i, r in recorded(cell).items()} == {"a": 1, "b": 3, "c": 1, "e": 2}
         merge(cell, ["a", "b", "c", "d", "e"])
     assert read_records(tmp_path) == [record("a", 1), record("b", 3), record("c", 1), record("e", 2)]
@@ -123,12 +123,12 @@ def test_a_crash_in_the_merge_is_harmless(tmp_path: Path, monkeypatch: pytest.Mo
     write(tmp_path, record("c"))
     write(tmp_path / PARTS / "00000-of-00002", record("a"))
     write(tmp_path / PARTS / "00001-of-00002", record("b"))
-    with monkeypatch.context() as crashing, Cell.open(tmp_path) as cell:
+    with monkeypatch.context() as crashing, CellFolder.open(tmp_path) as cell:
         crashing.setattr(step, crash)
         with pytest.raises(SystemExit):
             merge(cell, ["a", "b", "c"])
     for _ in range(2):
-        with Cell.open(tmp_path) as cell:
+        with CellFolder.open(tmp_path) as cell:
             assert sorted(recorded(cell)) == ["a", "b", "c"]
             merge(cell, ["a", "b", "c"])
     assert read_records(tmp_path) == [record("a"), record("b"), record("c")]
@@ -137,9 +137,9 @@ def test_a_crash_in_the_merge_is_harmless(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_shard_that_is_held_keeps_its_folder(tmp_path: Path) -> None:
     part = tmp_path / PARTS / "00000-of-00001"
-    with Cell.open(part) as held:
+    with CellFolder.open(part) as held:
         held.append(record("a"))
-        with Cell.open(tmp_path) as cell:
+        with CellFolder.open(tmp_path) as cell:
             merge(cell, ["a"])
             assert part.is_dir()
             merge(cell, ["a"], own=held)
@@ -221,7 +221,7 @@ def test_nobody_computes_what_a_running_shard_computes(cli: Cli, tmp_path: Path)
     arguments = (*QUICK, f"results_dir={tmp_path}")
     assert cli(*arguments, "shard.count=3", "shard.index=1").code == 0
     part = cell_of(tmp_path) / PARTS / "00001-of-00003"
-    with Cell.open(part):
+    with CellFolder.open(part):
         said = f"{part} is being written by process {os.getpid()} on "
         for other in ((), ("shard.count=2", "shard.index=0"), ("shard.count=3", "shard.index=1")):
             assert said in only_error(cli(*arguments, *other))

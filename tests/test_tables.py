@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from experiments.cli import guarded
-from experiments.results import entry_of, failures_of, read_result, read_results
+from experiments.store.reading import entry_of, failures_of, read_result, read_results
 from experiments.tables.__main__ import main
 from experiments.tables.ablations import sweeps
 from experiments.tables.build import build

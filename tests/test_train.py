@@ -28,7 +28,7 @@ from experiments.config import CONF, make_target
 from experiments.explain import class_index
 from experiments.fitting import Epoch, best_of
 from experiments.recipes import Recipe
-from experiments.records import read_records
+from experiments.store.records import read_records
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
 from suny.classifiers.efficientnet_lite0 import EfficientNetLite0
 from suny.classifiers.engine import Engine

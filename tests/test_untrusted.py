@@ -24,8 +24,8 @@ from PIL import Image
 from experiments import report
 from experiments.cli import guarded
 from experiments.config import make_target
-from experiments.records import read_records
-from experiments.results import read_result, read_results
+from experiments.store.reading import read_result, read_results
+from experiments.store.records import read_records
 from metrics.base import Metric
 from suny.classifiers.checkpoint import read_state
 from suny.errors import UserError
@@ -377,7 +377,7 @@ def test_the_report_of_a_hostile_cell_has_no_markup_of_it(tmp_path: Path) -> Non
     change_record(cell, 0, diagnostics={"flags": [hostile]}, note=hostile)
     card = yaml.safe_load((cell / "card.yaml").read_text())
     card |= {"versions": {"torch": hostile}, "git": {"revision": hostile}, "machine": {"device": hostile}}
-    card["protocol"] |= {"explained_class": hostile, "target_layer": hostile}
+    card["identity"] |= {"explained_class": hostile, "target_layer": hostile}
     card["configuration"]["method"]["colour"] = hostile
     (cell / "card.yaml").write_text(yaml.safe_dump(card))
     page = report.page(read_results(tmp_path))

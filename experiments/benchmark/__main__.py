@@ -35,9 +35,9 @@ from experiments.benchmark import error, memory, speed
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import Figure, network
 from experiments.benchmark.ratios import Ratios
-from experiments.card import environment
 from experiments.cli import EXIT_MISTAKE, EXIT_OK, guarded, pairs
-from experiments.records import writing
+from experiments.store.card import environment
+from experiments.store.records import writing
 from suny.classifiers.engine import pick_device
 from suny.errors import UserError
 

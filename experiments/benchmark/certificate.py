@@ -16,7 +16,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments.benchmark.common import network, photograph
-from experiments.records import writing
+from experiments.store.records import writing
 from suny.classifiers.engine import Engine
 from suny.method.estimators import Game, exact, sampled
 from suny.method.explainer import SunyExplainer

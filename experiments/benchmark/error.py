@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from experiments import config
-from experiments.ahead import look
 from experiments.benchmark.common import Figure, photograph
+from experiments.cell.cell import Cell
+from experiments.cell.prefetch import load
 from experiments.cli import composed
 from experiments.machine import in_turn
-from experiments.records import Record
-from experiments.results import entry_of
-from experiments.runner import make_record, prepare
+from experiments.store.reading import entry_of
+from experiments.store.records import Record
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.errors import UserError
@@ -55,18 +55,15 @@ def errors(
         run = config.read(composed(overrides))
         listed = run.dataset.load()
         images = replace(listed, samples=tuple(replace(s, label=None) for s in listed.samples))  # of any network
-        found = prepare(run, device, images, classifier)
+        cell = Cell(run, device, images, classifier)
         records: dict[str, list[Record]] = {}
         for name, engine in engines.items():
             progress.set_description(f"{classifier.name}: {method}, {name}")
             records[name] = [
-                make_record(
-                    run, classifier, engine, found.metrics, sample, partial(look, sample, classifier.view), lambda _: None
-                )
-                for sample in found.samples
+                cell.record(engine, sample, partial(load, sample, classifier.view), lambda _: None) for sample in cell.samples
             ]
             progress.update()
-        for metric in found.metrics.values():
+        for metric in cell.metrics.values():
             exact = entry_of(metric, metric.name, records["float32"])["mean"]
             if exact is None:
                 continue

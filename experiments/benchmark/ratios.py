@@ -15,11 +15,11 @@ from pytorch_grad_cam import AblationCAM, ScoreCAM
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from experiments.ahead import look
 from experiments.benchmark import library
 from experiments.benchmark.common import Figure, as_loaded, explainer, photograph
+from experiments.cell.prefetch import load
 from experiments.machine import held_memory, in_turn, timed
-from experiments.records import Cell
+from experiments.store.records import CellFolder
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion, auc, steps
 from suny.classifiers.classifier import Classifier
@@ -223,9 +223,9 @@ class Ratios:
                 yield f"{name}: {what}", 100 * spent / whole, "%"
             yield f"{name}: elsewhere", 100 * (1 - sum(engine.spent.values()) / whole), "%"
         sample = Demo(name="demo").load().samples[0]
-        (decoding,) = in_turn([lambda: look(sample, self.classifier.view)], self.device, min(self.seconds, 1.0))
+        (decoding,) = in_turn([lambda: load(sample, self.classifier.view)], self.device, min(self.seconds, 1.0))
         yield "a photograph decoded, resized and normalised", 1000 * decoding, "ms"
-        with tempfile.TemporaryDirectory() as folder, Cell.open(Path(folder)) as cell:
+        with tempfile.TemporaryDirectory() as folder, CellFolder.open(Path(folder)) as cell:
             record = {"image": "", "status": "ok", "curve": [0.1] * 100}
             (writing,) = in_turn([lambda: cell.append(dict(record))], self.device, min(self.seconds, 0.2))
         yield "a record written and synced", 1000 * writing, "ms"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import EXIT_DEFECT, EXIT_OK, guarded, pairs
-from experiments.records import write_atomically, writing
-from experiments.results import read_results
+from experiments.store.reading import read_results
+from experiments.store.records import write_atomically, writing
 from experiments.tables.build import FILES, build
 
 

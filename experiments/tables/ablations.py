@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.results import Measure, Result, differing
+from experiments.store.reading import Measure, Result, differing
 from experiments.tables.columns import LEVEL, Column, said
 from experiments.tables.specs import ABLATED, ABLATIONS, Ablation
 from experiments.tables.text import arrow

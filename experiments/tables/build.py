@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments.results import Result
+from experiments.store.reading import Result
 from experiments.tables import comparisons, published, render, search
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.results import BASELINE, CONTROL, OWN, Measure, Result, compared, differing
+from experiments.store.reading import BASELINE, CONTROL, OWN, Measure, Result, compared, differing
 from experiments.tables.text import arrow
 from metrics.statistics import Entry, holm
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.results import BASELINE, CONTROL, Result, numbers
+from experiments.store.reading import BASELINE, CONTROL, Result, numbers
 from experiments.tables.columns import Block, Column, blocks
 from experiments.tables.render import as_csv
 from experiments.tables.specs import SPECS

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runner import Finished
+from experiments.cell.cell import FinishedCell
 from experiments.tables.text import HOLE, arrow, bounds, failures_said, interval, number, table
 from metrics.base import Metric
 
 
-def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
+def cell_table(cell: FinishedCell, metrics: Mapping[str, Metric]) -> str:
     """One finished cell: a line a metric, then cost and failures."""
     rows = []
     for name, entry in cell.summary["metrics"].items():
@@ -22,7 +22,7 @@ def cell_table(cell: Finished, metrics: Mapping[str, Metric]) -> str:
     return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {failures_said(cell.summary['failures'], zeros=True)}"
 
 
-def sweep_table(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
+def sweep_table(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric]) -> str:
     """Several finished cells: a table for each data set and model, a line a method.
 
     An entry is ``mean [low, high]``; it carries its own n where that differs from the line's.
@@ -58,7 +58,7 @@ def _entry(entry: Mapping[str, Any] | None, n: int) -> str:
     return f"{interval(entry)}{own}"
 
 
-def _seconds(cell: Finished, key: str) -> float:
+def _seconds(cell: FinishedCell, key: str) -> float:
     values = [r[key] for r in cell.records if r.get(key) is not None]
     return float(np.mean(values)) if values else 0.0
 
@@ -69,7 +69,7 @@ def _passes(cost: Mapping[str, float | None]) -> str:
     return f"{whole:.0f} + {tail:.0f} of the tail" if tail else f"{whole:.0f}"
 
 
-def _cost(cell: Finished) -> str:
+def _cost(cell: FinishedCell) -> str:
     cost = cell.summary["cost"]
     return (
         f"{cost['forwards'] or 0:.0f} forwards and {_seconds(cell, 'seconds'):.2f} s per image, "

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from experiments.config import CONF
-from experiments.results import Result
+from experiments.store.reading import Result
 from experiments.tables.columns import blocks
 from experiments.tables.render import as_csv
 from experiments.tables.text import bounds, number, table

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import Result
+from experiments.store.reading import Result
 from experiments.tables.ablations import Sweep
 from experiments.tables.columns import Block, Column
 from experiments.tables.specs import Spec
@@ -70,7 +70,7 @@ def tidy(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
                     [
                         spec.name, block.dataset, block.model, apart, row, column.measure.name, column.title,
                         column.measure.higher_is_better, entry["mean"], *entry["ci95"], entry["n"],
-                        cell.card["images"]["count"], column.marks.get(row, ""), _path(cell, folder), cell.digest,
+                        cell.count, column.marks.get(row, ""), _path(cell, folder), cell.digest,
                     ]
                 )  # fmt: skip
     return as_csv(_CSV, lines)
@@ -183,7 +183,7 @@ def count_text(block: Block, row: str) -> str:
     if not cells:
         return HOLE
     fullest = max(cells, key=lambda c: len(c.records))
-    return str(len(fullest.records)) + ("" if fullest.complete else f" of {fullest.card['images']['count']}")
+    return str(len(fullest.records)) + ("" if fullest.complete else f" of {fullest.count}")
 
 
 def cell_text(column: Column, row: str, block: Block, marked: bool = False) -> str:

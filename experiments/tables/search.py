@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config import CONF
-from experiments.results import Result, compared
+from experiments.store.reading import Result, compared
 from experiments.tables.render import as_csv
 from experiments.tables.text import HOLE, bounds, interval, number, table
 from metrics.statistics import Entry, holm, mean_interval, paired
@@ -201,7 +201,7 @@ def markdown(found: Sequence[Stage]) -> str:
         points = one.measures["overall"].protocol.get("points")
         parts += [
             f"## {TITLES[stage.part]}",
-            f"Variants: {len(stage.variants)}; {one.card['images']['count']} images, {points} points on the curves.",
+            f"Variants: {len(stage.variants)}; {one.count} images, {points} points on the curves.",
             table(_HEAD, [_line(stage, v) for v in stage.variants]),
         ]
     parts += [
@@ -227,7 +227,7 @@ def _line(stage: Stage, variant: Variant) -> list[Any]:
         return HOLE if entry is None else f"{entry['mean']:+.3f} {bounds(entry)}"
 
     forwards = variant.entry("explain_forwards")
-    images = variant.images.card["images"]["count"]
+    images = variant.images.count
     n = variant.images.entry("overall")["n"]
     return [
         variant.row,

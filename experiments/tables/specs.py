@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.results import Result
+from experiments.store.reading import Result
 from experiments.tables.columns import PAPER
 
 

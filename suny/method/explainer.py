@@ -30,7 +30,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.errors import UserError
-from suny.explanation import Explanation
+from suny.explanation import Explanation, Family
 from suny.images.perturb import Substrate
 from suny.method import candidates
 from suny.method.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
@@ -125,6 +125,7 @@ class SunyExplainer:
     combine: Combine | Literal["shapley"] = "mean"
 
     two_sided: ClassVar[bool] = True
+    family: ClassVar[Family] = "own"
 
     @model_validator(mode="after")
     def _consistent(self) -> SunyExplainer:

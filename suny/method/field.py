@@ -39,7 +39,7 @@ from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
-from suny.explanation import Explanation, min_max, upsample
+from suny.explanation import Explanation, Family, min_max, upsample
 from suny.images.perturb import Substrate
 from suny.method import candidates
 from suny.method.causes import RegionCauses
@@ -80,6 +80,7 @@ class FieldExplainer:
     combine: Combine = "mean"
 
     two_sided: ClassVar[bool] = True
+    family: ClassVar[Family] = "own"
 
     @model_validator(mode="after")
     def _consistent(self) -> FieldExplainer:

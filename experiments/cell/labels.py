@@ -1,0 +1,80 @@
+"""Whether a data set's labels are the classes of a network, so that its predictions can be compared with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.config import Run
+from suny.classifiers.checkpoint import Trained
+from suny.classifiers.classifier import Classifier
+from suny.errors import UserError
+from suny.images.dataset import ImageList, Sample
+
+
+def with_comparable_labels(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], list[str]]:
+    """Checks that the labels are the network's classes; labels that can't be are dropped with a note.
+
+    Returns: the samples, and notes for the user.
+
+    Raises:
+        UserError: labels are needed, and can't be compared; a label that the network has no output for.
+    """
+    if classifier.trained:
+        return _labelled_as_trained(run, images, classifier, classifier.trained)
+    samples, note = _labelled(run, images, classifier)
+    return samples, [note] if note else []
+
+
+def _labelled_as_trained(
+    run: Run, images: ImageList, classifier: Classifier, trained: Trained
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """The samples with the class indices of an own checkpoint; a class is the same where its name is.
+
+    Folders are numbered by the folders beside them, so that their index says nothing without the name.
+    """
+    if images.label_space != trained.label_space:
+        said = f"labels of {run.dataset.name} are not the classes of model.checkpoint, which was trained on {trained.dataset}"
+        if run.settings.target == "label":
+            raise UserError(f"target=label: {said}; use target=predicted.")
+        return tuple(replace(s, label=None) for s in images.samples), [f"{said}: they are not compared with predictions"]
+    by_name = dict(zip(trained.class_names, trained.class_ids, strict=True))
+    samples = []
+    for sample in images.samples:
+        if sample.label is not None:
+            name = images.class_names[sample.label]
+            index = by_name.get(name) if images.label_space == "folders" else sample.label
+            output = None if index is None else classifier.output(index)
+            if output is None or classifier.class_names[output] != name:
+                raise UserError(
+                    f"image {sample.image} is of class '{name}', which is none of the {classifier.num_classes} classes of "
+                    "model.checkpoint: train on all classes of the data set, or leave the others out of its folder."
+                )
+            sample = replace(sample, label=index)
+        samples.append(sample)
+    if run.dataset.name == trained.dataset and getattr(run.dataset, "split", "test") != "test":
+        return tuple(samples), ["the network was trained on some of these images; dataset.split=test leaves them out"]
+    return tuple(samples), []
+
+
+def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
+    """Labels of networks that do not say what they were trained on."""
+    samples, outputs = images.samples, classifier.num_classes
+    other = f"{run.dataset.name} has {len(images.class_names)} classes, {run.model.name} has {outputs} outputs"
+    same_count = len(images.class_names) == outputs
+    if images.label_space == "folders" and not same_count:
+        if run.settings.target == "label":
+            raise UserError(f"target=label: {other}; use target=predicted, or a network with as many classes.")
+        return tuple(replace(s, label=None) for s in samples), f"{other}: labels are not compared with predictions"
+    if run.settings.target == "label" and images.label_space != classifier.label_space and not same_count:
+        raise UserError(f"target=label: {other}, so labels are not its classes; use target=predicted, or its own network.")
+    if run.settings.target == "label" and any(s.label is None for s in samples):
+        raise UserError(f"target=label: dataset '{run.dataset.name}' has images without label; use target=predicted.")
+    worst = max(samples, key=lambda s: -1 if s.label is None else s.label)
+    if worst.label is not None and worst.label >= outputs:
+        raise UserError(
+            f"image {worst.image} has class index {worst.label}, but {run.model.name} has {outputs} outputs (0 is the "
+            "first): use a network (model.checkpoint=FILE, model.num_classes=K) made for this data set."
+        )
+    if images.label_space != classifier.label_space and not same_count:
+        return samples, f"{other}: the wrong-class count means nothing unless the network was trained on these classes"
+    return samples, None

@@ -1,0 +1,265 @@
+"""The card of a cell: what the cell is, which columns it has, and what else a reader needs to know.
+
+A cell is data, network, method and seed: these are its *identity*, whose hash names its folder. Classes stand in it with
+their registered names and all their settings, never with the place where their code lies. A metric is no part of it, but a
+*column* of the cell, with a fingerprint of its own settings and version: what is missing can be measured later, and two
+settings of one metric are two columns of the same cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import pkgutil
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import metrics
+from experiments.config import CONF, Run, make, make_target, target_class
+from experiments.progress import tell
+from experiments.store.records import FORMAT, CellFolder
+from metrics.base import Metric
+from suny.classifiers.classifier import Classifier, weights_digest
+from suny.classifiers.engine import default_batch_size
+from suny.configured import registered
+from suny.errors import UserError
+from suny.explanation import Explainer, Family, StoredMaps, family_of
+from suny.images.dataset import ImageList
+
+_PACKAGES = (
+    "suny-benchmark", "torch", "torchvision", "numpy", "scipy", "pillow", "grad-cam", "captum", "scikit-image",
+    "scikit-learn", "opencv-python-headless", "hydra-core", "omegaconf", "pandas",
+)  # fmt: skip
+
+# The parts of a configuration that change no number: they are no part of a cell's identity.
+_PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint",), "method": ()}
+
+# The parts of a cell's identity that its settings do not decide: where they alone differ, the user is told.
+_FOUND = ("images", "weights", "preprocessing", "target_layer", "batch_size", "maps")
+
+
+def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
+    """The card of a cell that has no column yet."""
+    identity = identity_of(run, images, classifier, device)
+    return {
+        "hash": digest_of_identity(identity),
+        "format": FORMAT,
+        "identity": identity,
+        "family": method_family(run.explainer),
+        "columns": {},
+        "batch_size": identity["batch_size"],
+        "configuration": run.resolved,
+        "code": {k: v for made in (run.explainer, *run.metrics.values()) for k, v in source_of(type(made)).items()},
+        **environment(device),
+    }
+
+
+def identity_of(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
+    """What a cell is: everything that its explanations depend on."""
+    settings, side = run.settings, classifier.view.crop
+    stored = run.explainer.digest([s.image for s in images.samples]) if isinstance(run.explainer, StoredMaps) else None
+    identity = {
+        "dataset": settings_of("dataset", run.dataset),
+        "images": {"count": len(images.samples), "sha256": images.digest},
+        "model": settings_of("model", run.model),
+        "weights": {"sha256": weights_digest(classifier.network)},
+        "method": settings_of("method", run.explainer),
+        **({"maps": {"sha256": stored}} if stored else {}),
+        "seed": settings.seed,
+        "explained_class": settings.target,
+        "target_layer": classifier.target_layer,
+        "preprocessing": {**asdict(classifier.view), "exif": "upright"},
+        "device": device.type,
+        "precision": settings.precision,
+        "compile": settings.compile,
+        "batch_size": settings.batch_size or default_batch_size(device, (side, side)),
+    }
+    return _plain(identity)
+
+
+def settings_of(group: str, made: Any) -> dict[str, Any]:
+    """The registered name and all settings of a data set, network or method, without those that change no number."""
+    left_out = (*_PLACES[group], *(["maps"] if isinstance(made, StoredMaps) else []))
+    keys = {k: v for k, v in asdict(made).items() if k not in left_out}
+    return _plain({"registered": registered(type(made)), **keys})
+
+
+def digest_of_identity(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def method_family(explainer: Explainer) -> Family:
+    """The family of a method; of stored maps, that of the class which the conf file of their method names."""
+    conf = CONF / "method" / f"{explainer.name}.yaml"
+    if not isinstance(explainer, StoredMaps) or not conf.is_file():
+        return family_of(type(explainer))
+    return family_of(target_class(yaml.safe_load(conf.read_text(encoding="utf-8")), f"method={explainer.name}"))
+
+
+def column_of(metric: Metric) -> dict[str, Any]:
+    """What a card says of a column: the metric, its settings, and the fingerprint of both."""
+    cls = type(metric)
+    measured = _plain({"metric": registered(cls), "settings": asdict(metric), "version": metric.version})  # type: ignore[call-overload]
+    return {
+        "metric": measured["metric"],
+        "fingerprint": hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:16],
+        "settings": measured["settings"],
+        "version": metric.version,
+        "unit": metric.unit,
+        "reference": metric.reference,
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+    }
+
+
+def with_columns(card: Mapping[str, Any], measured: Mapping[str, Metric]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A card that has the columns of some metrics.
+
+    Returns: the card, and for each metric's name the key of its column in records: the name itself, or, where the cell has
+    another setting of the metric under that name already, the name and the fingerprint.
+    """
+    columns = dict(card["columns"])
+    keys: dict[str, str] = {}
+    for name, metric in measured.items():
+        column = column_of(metric)
+        key = next((k for k, c in columns.items() if _same_column(k, c, name, column)), name)
+        if key in columns and columns[key]["fingerprint"] != column["fingerprint"]:
+            key = f"{name}-{column['fingerprint'][:8]}"
+        keys[name] = key
+        columns.setdefault(key, column)
+    return {**card, "columns": columns}, keys
+
+
+def _same_column(key: str, column: Mapping[str, Any], name: str, other: Mapping[str, Any]) -> bool:
+    return column["fingerprint"] == other["fingerprint"] and key in (name, f"{name}-{other['fingerprint'][:8]}")
+
+
+def name_of_column(key: str, column: Mapping[str, Any]) -> str:
+    """The metric's name, which is the key without its fingerprint."""
+    return key.removesuffix(f"-{column['fingerprint'][:8]}")
+
+
+def metric_of(column: Mapping[str, Any], where: str) -> Metric:
+    """The metric of a column, found by its registered name, or, of a class from elsewhere, by its import path.
+
+    Raises:
+        UserError: there is no such class, or its settings are other ones now.
+    """
+    own = _own_metrics().get(column["metric"])
+    if own is None:
+        return make_target({"_target_": column["class"], **column["settings"]}, where, Metric)
+    return make(own, column["settings"], where)
+
+
+@cache
+def _own_metrics() -> dict[str, type]:
+    """This project's metrics by their registered names, wherever in ``metrics`` they lie."""
+    modules = [importlib.import_module(f"metrics.{m.name}") for m in pkgutil.iter_modules(metrics.__path__)]
+    classes = [c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
+    return {registered(c): c for c in classes if hasattr(c, "measure")}
+
+
+def _plain(value: Any) -> Any:
+    """As it will be read again: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def source_of(cls: type) -> dict[str, str | None]:
+    """SHA-256 of the module that defines a class: a changed method under the same name is told."""
+    try:
+        return {cls.__module__: hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()}
+    except (OSError, TypeError):
+        return {cls.__module__: None}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, code revision and machine that numbers were made with."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "versions": versions,
+        "git": _git(),
+        "machine": {"device": f"{device.type} ({where})", "threads": torch.get_num_threads()},
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Revision of this project's checkout, and whether files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent.parent
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    changed = ask("status", "--porcelain", "--untracked-files=no")
+    return {"revision": ask("rev-parse", "HEAD"), "modified": None if changed is None else bool(changed)}
+
+
+def superseded(folder: Path, card: Mapping[str, Any]) -> list[str]:
+    """Notes on cells with the settings of a new one but another hash: their finished work does not count for it."""
+    notes = []
+    for path in sorted(folder.parent.glob(f"{card['identity']['method']['name']}-*/card.yaml")):
+        try:
+            old = CellFolder(path.parent).read_card() or {}
+        except UserError as error:  # it stands in nobody's way here
+            notes.append(str(error))
+            continue
+        identity = old.get("identity", {})
+        differing = [k for k in {**identity, **card["identity"]} if identity.get(k) != card["identity"].get(k)]
+        if differing and set(differing) <= set(_FOUND):
+            what = " and ".join(differing)
+            notes.append(f"{path.parent} has the same settings but other {what}: it stays, and all is computed anew")
+    return notes
+
+
+def carry_card(folder: CellFolder, old: Mapping[str, Any] | None, card: dict[str, Any], unfinished: bool) -> None:
+    """Writes a cell's card where it is new or has new columns, and notes a changed environment.
+
+    Args:
+        folder: of the cell.
+        old: the card that lies there.
+        card: as it is now.
+        unfinished: whether there is anything left to compute.
+    """
+    if old is None:
+        folder.write_card(card)
+        return
+    if old.get("hash") != card["hash"]:
+        raise UserError(f"{folder.folder}/card.yaml belongs to another configuration: move that folder away.")
+    carried = {**old, "columns": card["columns"], "code": {**card["code"], **old["code"]}}
+    begun = {k: old[k] for k in ("versions", "git", "machine")} | {"code": carried["code"]}
+    now = {k: card[k] for k in ("versions", "git", "machine")} | {"code": {**old["code"], **card["code"]}}
+    if now != begun and now not in old.get("continued_with", []):
+        changed = ", ".join(k for k, v in now.items() if v != begun[k])
+        if unfinished:
+            tell(f"note: this cell was begun with other {changed}; the card lists both")
+            carried["continued_with"] = [*old.get("continued_with", []), now]
+        else:
+            tell(
+                f"note: this finished cell was computed with other {changed} (see its card); delete {folder.folder} to redo it"
+            )
+    if carried != old:
+        folder.write_card(carried)
+
+
+def columns_with(card: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Metric]:
+    """The metrics of some of a card's columns, by key."""
+    return {key: metric_of(card["columns"][key], f"columns.{key}") for key in keys}

@@ -1,0 +1,354 @@
+"""Reads finished and partial cells back: what tables, figures and the report are made from.
+
+A cell is read from its card and its records alone; everything else follows from these two. Numbers may stand in one column
+where their protocols are the same (:attr:`Result.protocol` and the measure's own); :func:`differing` says which key is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.cli import composed
+from experiments.config import CONF, NAME, make_target
+from experiments.progress import tell
+from experiments.store.card import metric_of, name_of_column, settings_of
+from experiments.store.records import DONE, CellFolder, Record, read_records
+from metrics.base import Metric
+from metrics.statistics import Entry, mean_interval, paired
+from suny.errors import UserError
+from suny.explanation import Explainer, Family
+
+OWN: Family = "own"
+BASELINE: Family = "baseline"
+CONTROL: Family = "control"
+
+# The states of a record whose image was explained.
+READ = ("ok", "degenerate")
+
+# No metric gives a larger number: a record that has one is damaged.
+LARGEST = 1e300
+
+# The keys of a method that say nothing about what it does.
+_NO_SETTINGS = ("registered", "name", "seed")
+
+# What a column's entry on the card has beside the settings that numbers depend on.
+_ABOUT_COLUMN = ("unit", "reference", "class", "metric", "fingerprint")
+
+# what explaining an image costs, as records have it: label, digits, and whether the machine matters
+_COSTS = {
+    "explain_forwards": ("forwards/image", 0, False),
+    "explain_tail_forwards": ("passes of the tail/image", 0, False),
+    "explain_backwards": ("backwards/image", 0, False),
+    "explain_seconds": ("s/image", 3, True),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one column of a table shows: a metric, or a cost.
+
+    Args:
+        name: the key in records.
+        label: column title without arrow.
+        higher_is_better: None where neither direction is better.
+        protocol: how it was measured; cells that differ in it do not share a column.
+        metric: None for a cost.
+        digits: after the point.
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool | None
+    protocol: Mapping[str, Any]
+    metric: Metric | None = None
+    digits: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One cell as it lies on the disk, with one setting of each metric.
+
+    A cell in which a metric was measured with several settings is several results (:func:`read_cell`).
+
+    Args:
+        folder: of the cell.
+        card: as written.
+        records: complete ones, by image.
+        measures: by name, in the card's order.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+    records: Mapping[str, Record]
+    measures: Mapping[str, Measure]
+    _entries: dict[str, Entry] = field(default_factory=dict, repr=False)
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The keys of the command that began the cell."""
+        return self.card["configuration"]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the cell is (:mod:`experiments.store.card`)."""
+        return self.card["identity"]
+
+    @property
+    def dataset(self) -> str:
+        return self.identity["dataset"]["name"]
+
+    @property
+    def model(self) -> str:
+        return self.identity["model"]["name"]
+
+    @property
+    def method(self) -> str:
+        return self.identity["method"]["name"]
+
+    @property
+    def digest(self) -> str:
+        return self.card["hash"][:8]
+
+    @property
+    def count(self) -> int:
+        """Images of the cell, recorded or not."""
+        return self.identity["images"]["count"]
+
+    @functools.cached_property
+    def failures(self) -> dict[str, int]:
+        boxes = any("boxes" in m.metric.needs for m in self.measures.values() if m.metric)
+        return failures_of(list(self.records.values()), boxes)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.records) == self.count
+
+    @property
+    def family(self) -> Family:
+        return self.card["family"]
+
+    @property
+    def stored(self) -> bool:
+        """Whether the maps were files, so that explaining cost nothing."""
+        return "maps" in self.identity
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The method's keys that differ from its conf file; empty for stored maps and for a method without one."""
+        usual = preset(self.method)
+        if self.stored or not usual:
+            return {}
+        own = self.identity["method"]
+        return {k: v for k, v in own.items() if k not in _NO_SETTINGS and usual.get(k) != v}
+
+    def setting(self, key: str) -> Any:
+        """A key of the method, as it was or as the conf file has it."""
+        return self.identity["method"].get(key, preset(self.method).get(key))
+
+    @property
+    def row(self) -> str:
+        """What a table calls the method: its name, and the keys that differ from its conf file."""
+        return f"{self.method} ({_said(self.settings)})" if self.settings else self.method
+
+    @functools.cached_property
+    def protocol(self) -> dict[str, Any]:
+        """Of the whole cell, by key: cells that differ in it are not compared."""
+        identity, images = self.identity, self.identity["images"]
+        return {
+            "explained_class": identity["explained_class"],
+            "target_layer": identity["target_layer"],
+            **{f"preprocessing.{k}": v for k, v in identity["preprocessing"].items()},
+            "images": f"{images['count']} ({images['sha256'][:8]})",
+            "weights": identity["weights"]["sha256"][:8],
+            "seed": identity["seed"],
+            "precision": identity["precision"],
+            "compile": identity["compile"],
+        }
+
+    def entry(self, name: str) -> Entry:
+        """Mean, interval, n of a measure: what the cell's summary has."""
+        if name not in self._entries:
+            self._entries[name] = entry_of(self.measures[name].metric, name, list(self.records.values()))
+        return self._entries[name]
+
+
+def read_result(folder: Path) -> Result:
+    """One cell, with the first setting of each metric.
+
+    Raises:
+        UserError: the card is damaged, or of another version of the project.
+    """
+    return read_cell(folder)[0]
+
+
+def read_cell(folder: Path) -> list[Result]:
+    """One cell: a result, and further ones where it has several settings of a metric.
+
+    Raises:
+        UserError: the card is damaged, or of another version of the project.
+    """
+    card = CellFolder(folder).read_card()
+    if card is None or not {"configuration", "identity", "family", "columns"} <= set(card):
+        raise UserError(f"{folder}/card.yaml is damaged: move the folder {folder} away.")
+    names = [card["identity"].get(group, {}).get("name") for group in ("dataset", "model", "method")]
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
+        raise UserError(f"{folder}/card.yaml is damaged (names: {names!a}): move the folder {folder} away.")
+    # in the order of the images, as the cell has them: an interval depends on it
+    records = {r["image"]: r for r in sorted(read_records(folder, DONE), key=lambda r: r["image"])}
+    settings: list[dict[str, str]] = [{}]  # for each result the keys of its columns by metric
+    for key, column in card["columns"].items():
+        name = name_of_column(key, column)
+        free = next((s for s in settings if name not in s), None)
+        if free is None:
+            settings.append(free := {})
+        free[name] = key
+    costs = _costs(card) if "maps" not in card["identity"] else {}
+    results = []
+    for at, keys in enumerate(settings):
+        measures = _measures(folder, card, keys)
+        if at == 0:
+            measures |= costs
+        results.append(Result(folder, card, {i: _renamed(r, keys) for i, r in records.items()}, measures))
+    return results
+
+
+def _measures(folder: Path, card: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Measure]:
+    measures = {}
+    for name, key in keys.items():
+        column = card["columns"][key]
+        try:
+            metric = metric_of(column, f"columns.{key}")
+        except UserError as error:
+            tell(f"note: {folder}: {key} is left out: {error}")
+            continue
+        protocol = {**column["settings"], **{k: v for k, v in column.items() if k not in (*_ABOUT_COLUMN, "settings")}}
+        measures[name] = Measure(name, metric.label, metric.higher_is_better, protocol, metric)
+    return measures
+
+
+def _costs(card: Mapping[str, Any]) -> dict[str, Measure]:
+    machine = {"batch_size": card.get("batch_size"), **card.get("machine", {})}
+    return {
+        name: Measure(name, label, False, machine if timed else {}, None, digits)
+        for name, (label, digits, timed) in _COSTS.items()
+    }
+
+
+def _renamed(record: Record, keys: Mapping[str, str]) -> Record:
+    """A record in which the values of some columns, and their curves, stand under their metrics' names."""
+    if all(name == key for name, key in keys.items()):
+        return record
+    values = {name: record[key] for name, key in keys.items() if key in record}
+    curves = {name: record["curves"][key] for name, key in keys.items() if key in record.get("curves", {})}
+    others = {k: v for k, v in record.items() if k not in keys and k != "curves"}
+    return {**others, **values, **({"curves": curves} if curves else {})}
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All cells with a record at any depth below a folder, sorted by path; of copies of a cell the fullest.
+
+    Raises:
+        UserError: no such folder, no cell in it, or a damaged card.
+    """
+    if not folder.is_dir():
+        raise UserError(f"results_dir={folder} is no folder: compute something first (python run.py), or give another one.")
+    cells: dict[str, list[Result]] = {}
+    for at, inner, files in os.walk(folder):
+        inner.sort()
+        if "card.yaml" not in files:
+            continue
+        inner.clear()  # below are maps and pictures
+        results = read_cell(Path(at))
+        digest = results[0].card["hash"]
+        if results[0].records and (digest not in cells or len(results[0].records) > len(cells[digest][0].records)):
+            cells[digest] = results
+    if not cells:
+        raise UserError(f"results_dir={folder} has no cell with a record: compute something first (python run.py).")
+    return [r for results in sorted(cells.values(), key=lambda c: c[0].folder.as_posix()) for r in results]
+
+
+@functools.cache
+def preset(method: str) -> dict[str, Any]:
+    """The settings of ``conf/method/<method>.yaml``, as a card has them; empty where there is no such file."""
+    if not (CONF / "method" / f"{method}.yaml").is_file():
+        return {}
+    node = OmegaConf.to_container(composed([f"method={method}"]).method, resolve=True)
+    return settings_of("method", make_target(node, "method", Explainer))
+
+
+def entry_of(metric: Metric | None, name: str, records: Sequence[Record]) -> Entry:
+    """Mean, interval and n of a key of the records; images on which it is not defined are missing from n.
+
+    Raises:
+        UserError: a value that is no number, of a metric whose values are.
+    """
+    known = [r for r in records if r.get(name) is not None]
+    summarise = getattr(metric, "summarise", None)
+    if summarise:
+        return summarise([r[name] for r in known], [r["label"] for r in known])
+    for r in known:
+        if type(r[name]) not in (int, float) or not abs(r[name]) < LARGEST:
+            raise UserError(f"the record of image {r['image']!a:.120} is damaged: {name} is {r[name]!a:.40}; delete its line.")
+    return mean_interval([r[name] for r in known])
+
+
+def failures_of(records: Sequence[Record], boxes: bool) -> dict[str, int]:
+    """What went wrong, counted; ``boxes``: whether images without a box count."""
+    read = [r for r in records if r["status"] in READ]
+    by_status = Counter(r["status"] for r in records)
+    failures = {
+        "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
+        **{status: by_status[status] for status in ("degenerate", "unreadable", "missing")},
+        **({"no_map": by_status["no_map"]} if by_status["no_map"] else {}),
+    }
+    if spoilt := sum(bool(r.get("not_finite")) for r in read):
+        failures["not_finite"] = spoilt
+    if boxes:
+        failures["no_box"] = sum(r["boxes"] == 0 for r in read)
+        failures["boxes_lost"] = sum(r["boxes_lost"] for r in read)
+    return failures
+
+
+def numbers(results: Sequence[Result], name: str) -> list[list[float]] | None:
+    """A measure of several cells on the images that all of them have it for: a list a cell, the images in one order.
+
+    None where the measure is no number an image.
+    """
+    metric = results[0].measures[name].metric
+    each = getattr(metric, "each", None)
+    if hasattr(metric, "summarise") and each is None:
+        return None
+    common = [i for i in results[0].records if all(r.records.get(i, {}).get(name) is not None for r in results)]
+    columns: list[list[Any]] = [[r.records[i][name] for i in common] for r in results]
+    if each:
+        labels = [results[0].records[i]["label"] for i in common]
+        columns = [each(values, labels) for values in columns]
+    elif any(not isinstance(v, int | float) for values in columns for v in values):
+        return None
+    known = [at for at in range(len(common)) if all(values[at] is not None for values in columns)]
+    return [[float(values[at]) for at in known] for values in columns]
+
+
+def compared(a: Result, b: Result, name: str) -> Entry | None:
+    """a - b of a measure, image by image (:func:`metrics.statistics.paired`); None where it can't be."""
+    found = numbers([a, b], name)
+    return None if found is None or len(found[0]) < 2 else paired(*found)
+
+
+def differing(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys that are not the same in all of several protocols, in their order."""
+    several = list(protocols)
+    keys = dict.fromkeys(k for p in several for k in p)
+    return [k for k in keys if any(p.get(k) != several[0].get(k) for p in several)]
+
+
+def _said(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in keys.items())
