@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments.cli import composed
 from experiments.config import make_target
 from experiments.store.card import digest_of_identity, method_family, settings_of, with_columns
-from experiments.store.records import FORMAT
+from experiments.store.records import FORMAT, CellFolder, read_records
 from metrics.base import Metric
 from suny.classifiers.classifier import Model
 from suny.explanation import Explainer, StoredMaps
@@ -41,7 +41,7 @@ def write_cell(
     records: Mapping[str, Sequence[Any]] | None = None,
     names: Sequence[str] = (),
 ) -> Path:
-    """Writes a cell below ``root``.
+    """Writes a cell below ``root``, or adds metrics to the one that is there already.
 
     Args:
         root: a results_dir.
@@ -71,7 +71,7 @@ def write_cell(
         "device": "cpu", "precision": made["precision"], "compile": made["compile"], "batch_size": 8,
     } | dict(changes or {})  # fmt: skip
     measured = {name: make_target(node, name, Metric) for name, node in made["metrics"].items()}
-    card, _ = with_columns({
+    card = {
         "hash": digest_of_identity(identity),
         "format": FORMAT,
         "identity": identity,
@@ -83,10 +83,13 @@ def write_cell(
         "versions": {"torch": "2"},
         "git": {"revision": "0123456789", "modified": False},
         "machine": {"device": "cpu (x86_64)", "threads": 1},
-    }, measured)  # fmt: skip
+    }
     digest = card["hash"]
     folder = root / made["dataset"]["name"] / made["model"]["name"] / f"{made['method']['name']}-{digest[:8]}"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = CellFolder(folder).read_card() or card
+    earlier = {r["image"]: r for r in read_records(folder)}
+    card, keys = with_columns(there, measured)
     (folder / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
     lines = []
     for i, name in enumerate(names):
@@ -95,7 +98,7 @@ def write_cell(
             "boxes": 1, "boxes_lost": 0, "explain_forwards": 3, "explain_tail_forwards": 0, "explain_backwards": 1,
             "explain_seconds": 0.5, "diagnostics": {},
         }  # fmt: skip
-        record |= {metric: column[i] for metric, column in values.items()}
+        record |= earlier.get(name, {}) | {keys[metric]: column[i] for metric, column in values.items()}
         record |= {key: column[i] for key, column in (records or {}).items()}
         lines.append(json.dumps(record) + "\n")
     (folder / "records.jsonl").write_text("".join(lines))

@@ -83,7 +83,8 @@ def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:
             [
                 sys.executable,
                 "-c",
-                f"from experiments.store.records import CellFolder\nwith CellFolder.open(__import__('pathlib').Path({str(tmp_path)!r})): pass",
+                "from pathlib import Path\nfrom experiments.store.records import CellFolder\n"
+                f"with CellFolder.open(Path({str(tmp_path)!r})): pass",
             ],
             cwd=ROOT,
             capture_output=True,

@@ -1,14 +1,14 @@
 """One place writes results: the folder of a cell.
 
-    card.yaml       what was computed and how: configuration, protocol, versions, hashes
-    records.jsonl   one line an image, written and synced as soon as the image is done
+    card.yaml       what the cell is, which columns it has, versions, and the command that began it
+    records.jsonl   one line per image, written and synced as soon as the image is done
     summary.json    means, intervals, failures; a pure function of the records
 
 A record counts once its line is complete. A later line of an image that has columns which the earlier one lacks counts in
 its place: so metrics are added to a finished cell. A line torn by a crash is cut off when the cell is opened again, so at
 most the image in flight is done twice. A line that is no record is set aside (records.bad.jsonl), and its image done again.
-One process at a time writes a cell (an advisory lock that dies with its process); parts of it may be written by others at the same time,
-each in a cell of its own below (:mod:`experiments.store.shards`). Nothing depends on the clock.
+One process at a time writes a cell (an advisory lock that dies with its process); parts of it may be written by others at the
+same time, each in a cell of its own below (:mod:`experiments.store.shards`). Nothing depends on the clock.
 """
 
 from __future__ import annotations
