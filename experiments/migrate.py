@@ -7,7 +7,6 @@ and the order of the images stay as they are, and the new card says under which 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from experiments.cli import EXIT_OK, guarded
 from experiments.config import make_target
 from experiments.store.card import digest_of_identity, method_family, settings_of, with_columns
+from experiments.store.reading import cell_folders
 from experiments.store.records import DONE, FORMAT, CellFolder, Record, read_records
 from metrics.base import Metric
 from suny.classifiers.classifier import Model
@@ -39,24 +39,13 @@ def main(arguments: Sequence[str]) -> int:
         root = Path(argument).expanduser()
         if not root.is_dir():
             raise UserError(f"{argument} is no folder: give the folder of a cell, or one above several cells.")
-        for folder in cells_below(root):
+        for folder in list(cell_folders(root)):
             card = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
             if isinstance(card, dict) and card.get("format", 1) == 1:
                 print(f"{folder} -> {migrate(folder, card)}")
                 found += 1
     print(f"{found} cells of an earlier version were brought over")
     return EXIT_OK
-
-
-def cells_below(root: Path) -> list[Path]:
-    """The folders with a card at any depth, in order."""
-    folders = []
-    for at, inner, files in os.walk(root):
-        inner.sort()
-        if "card.yaml" in files:
-            inner.clear()
-            folders.append(Path(at))
-    return folders
 
 
 def migrate(folder: Path, old: Mapping[str, Any]) -> Path:

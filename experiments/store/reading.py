@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,18 +261,23 @@ def read_results(folder: Path) -> list[Result]:
     if not folder.is_dir():
         raise UserError(f"results_dir={folder} is no folder: compute something first (python run.py), or give another one.")
     cells: dict[str, list[Result]] = {}
-    for at, inner, files in os.walk(folder):
-        inner.sort()
-        if "card.yaml" not in files:
-            continue
-        inner.clear()  # below are maps and pictures
-        results = read_cell(Path(at))
+    for path in cell_folders(folder):
+        results = read_cell(path)
         digest = results[0].card["hash"]
         if results[0].records and (digest not in cells or len(results[0].records) > len(cells[digest][0].records)):
             cells[digest] = results
     if not cells:
         raise UserError(f"results_dir={folder} has no cell with a record: compute something first (python run.py).")
     return [r for results in sorted(cells.values(), key=lambda c: c[0].folder.as_posix()) for r in results]
+
+
+def cell_folders(root: Path) -> Iterator[Path]:
+    """The folders with a card, at any depth, in order."""
+    for at, inner, files in os.walk(root):
+        inner.sort()
+        if "card.yaml" in files:
+            inner.clear()  # below are maps and pictures
+            yield Path(at)
 
 
 @functools.cache
