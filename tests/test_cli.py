@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from suny.explanation import Explainer
 from suny.seeds import image_seed
 
 from .conftest import ROOT, Cli, only_error
+from .gates import Gate
 
 FAST = ("method=center", "points=3", "metrics=fast")
 
@@ -213,18 +213,19 @@ def command(*arguments: str) -> list[str]:
 def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, how: signal.Signals) -> None:
     run = ("method=gradcam", "points=15", "metrics=fast")
     assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
-    process = subprocess.Popen(command(*run, f"results_dir={tmp_path / 'stopped'}"), stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if len([f for f in (tmp_path / "stopped").glob("*/*/*/records.jsonl") if f.read_text().count("\n") >= 2]):
-            break
-        time.sleep(0.1)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
-    done = len(read_records(the_cell(tmp_path / "stopped")))
-    assert 2 <= done < 6
+    gate = Gate(tmp_path / "gate", "experiments.records:Cell.append", passes=2)
+    arguments = command(*run, f"results_dir={tmp_path / 'stopped'}")
+    with subprocess.Popen(arguments, env=gate.environment(), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert gate.reached(lambda: process.poll() is None)
+            process.send_signal(how)
+            _, err = process.communicate()
+        finally:
+            process.kill()
+    assert len(read_records(the_cell(tmp_path / "stopped"))) == 2
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command continues" in err
+        assert "2 of 6 images done; the same command continues" in err
         assert "Traceback" not in err
     with (the_cell(tmp_path / "stopped") / "records.jsonl").open("a") as file:
         file.write('{"image": "torn')
@@ -240,13 +241,14 @@ def test_a_second_process_is_told_who_holds_the_cell(cli: Cli, tmp_path: Path) -
     arguments = (*FAST, "dataset.limit=1", f"results_dir={tmp_path}")
     assert cli(*arguments).code == 0
     program = (
-        "import pathlib, time\nfrom experiments.store.records import CellFolder\n"
+        "import pathlib\nfrom experiments.store.records import CellFolder\n"
         f"with CellFolder.open(pathlib.Path({str(the_cell(tmp_path))!r})):\n"
-        "    print('held', flush=True)\n    time.sleep(60)\n"
+        "    print('held', flush=True)\n    input()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as other:
         assert other.stdout is not None
-        other.stdout.readline()
+        assert other.stdout.readline() == "held\n"
         said = only_error(cli(*arguments))
         other.kill()
     assert f"being written by process {other.pid} on" in said

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from suny.images.imagefolder import ImageFolder
 from suny.images.view import View
 
 from .conftest import ROOT, SPECIES, Cli, Ended, engine_for, noise, only_error, small_birds
+from .gates import Gate
 
 VIEW = View(resize=40, crop=32, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(1.0, 0.9, 0.8))
 IDS = tuple(id_ - 1 for id_, _, _ in SPECIES)
@@ -463,15 +462,18 @@ def test_an_interrupted_training_continues_to_the_same_weights(
 
 @pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(command: Cli, birds: Path, tmp_path: Path) -> None:
-    settings = (*FINETUNE, "recipe.epochs=30", "recipe.patience=30", "workers=1", "held_back=0.2")
+    settings = (*FINETUNE, "workers=1", "held_back=0.2")
     assert command(*settings, out="whole.safetensors").code == 0
     killed = [f"dataset.root={birds}", f"caches={tmp_path / 'c'}", f"out={tmp_path / 'killed.safetensors'}", *settings]
-    process = subprocess.Popen([sys.executable, "-m", "experiments.train", *killed], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed.safetensors.training").exists():
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    # an epoch has three steps and one look at the held-back images: in the middle of the third
+    gate = Gate(tmp_path / "gate", "torch.nn.functional:cross_entropy", passes=9)
+    arguments = [sys.executable, "-m", "experiments.train", *killed]
+    with subprocess.Popen(arguments, cwd=ROOT, env=gate.environment(), stderr=subprocess.DEVNULL) as process:
+        try:
+            assert gate.reached(lambda: process.poll() is None)
+        finally:
+            process.kill()
+    assert len(torch.load(tmp_path / "killed.safetensors.training", weights_only=True)["epochs"]) == 2
     assert not (tmp_path / "killed.safetensors").exists()
     assert command(*settings, out="killed.safetensors").code == 0
     one, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
