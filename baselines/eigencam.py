@@ -17,6 +17,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, upsample
+from suny.threads import one_thread
 
 
 @configured
@@ -36,6 +37,7 @@ class EigenCam:
         low = torch.stack([self._projected(engine.activations(image[None])[0][0].float()) for image in images])
         return Explanation(upsample(low.clamp(min=0), images.shape[-2:]))
 
+    @one_thread
     def _projected(self, activation: Tensor) -> Tensor:
         positions = activation.flatten(1).t()
         if self.centred:

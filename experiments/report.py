@@ -41,6 +41,7 @@ from experiments.tables.specs import SPECS
 from experiments.tables.text import HOLE, bounds, interval, number
 from suny.bivariate import bivariate
 from suny.errors import UserError
+from suny.threads import one_thread
 
 _PAGE = Path(__file__).with_name("page")
 
@@ -312,6 +313,7 @@ def _spreads(values: Sequence[Json | None]) -> dict[str, float]:
     return {t: round(max(v) - min(v), 5) for t, v in several.items() if len(v) > 1}
 
 
+@one_thread
 def _disagreement(orders: Sequence[NDArray[Any]]) -> float | None:
     """1 - mean Spearman correlation of pairs of maps."""
     if len(orders) < 2:

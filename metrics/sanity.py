@@ -27,6 +27,7 @@ from metrics.base import Case, Need
 from metrics.statistics import Entry, mean_interval
 from suny.configured import Seed, configured
 from suny.explanation import min_max
+from suny.threads import one_thread
 
 CONTROLS = ("identical", "other seed")
 
@@ -96,6 +97,7 @@ def similarity(one: Tensor, other: Tensor) -> tuple[float | None, float | None]:
     return _spearman(a, b), _ssim(*(min_max(x[None].double())[0].cpu().numpy() for x in (one, other)))
 
 
+@one_thread
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)

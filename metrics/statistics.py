@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from suny.threads import one_thread
+
 RESAMPLES = 9999
 _SEED = 0  # the interval of the same values is the same everywhere
 _ENUMERATED = 13  # differences; beyond, scipy too takes the normal approximation where there are ties
@@ -49,6 +51,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Entry:
     return {"mean": float(data.mean()), "ci95": [float(interval.low), float(interval.high)], "n": n}
 
 
+@one_thread
 def mean_band(curves: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray[np.float64], ...]:
     """Mean curve and pointwise percentile bootstrap interval over images.
 
@@ -88,6 +91,7 @@ def class_mean_interval(values: Sequence[float], classes: Sequence[Any], level: 
     return {"mean": of(np.arange(n)), "ci95": _resampled(of, n, level), "n": n, "classes": count}
 
 
+@one_thread
 def maximum_interval(right: NDArray[np.bool_], level: float = 0.95) -> Entry:
     """The best threshold's share of right images, averaged over criteria.
 
@@ -143,6 +147,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Entry:
     return entry | {"p": _signed_rank_p(moved, ranks), "effect": effect}
 
 
+@one_thread
 def _signed_rank_p(moved: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
     """The two-sided p of Wilcoxon's signed-rank test; of few differences with ties by all 2^n signs, as scipy has it, but
     thousands of times faster."""

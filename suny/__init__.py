@@ -9,7 +9,11 @@
 The metrics, the baselines and the benchmark are the packages beside this one.
 """
 
-from suny import torchvision_guard
+from suny import threads
+
+threads.install()  # before anything imports torch
+
+from suny import torchvision_guard  # noqa: E402 - it imports torch
 
 torchvision_guard.install()  # before anything imports torchvision
 

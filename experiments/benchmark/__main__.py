@@ -6,6 +6,7 @@
     metrics    deletion and insertion beside the network's own throughput
     memory     the peak of every method, each in a process of its own
     held       growth of the process over 200 explained images, for methods that explain one in less than a second
+    threads    seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU; 4 minutes
     error      error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
@@ -25,15 +26,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments import config
-from experiments.benchmark import error, memory, speed
+from experiments.benchmark import error, memory, speed, threads
 from experiments.benchmark.certificate import certificate
-from experiments.benchmark.common import Figure, network
+from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
 from experiments.cli import EXIT_MISTAKE, EXIT_OK, guarded, pairs
 from experiments.store.card import environment
@@ -54,7 +56,7 @@ _KEYS = {
 
 _THREE = "efficientnet_lite0,resnet50,vgg16"
 _MODELS = {"ratios": "efficientnet_lite0", "suny": _THREE, "metrics": _THREE, "memory": "resnet50", "held": _THREE,
-           "error": "efficientnet_lite0", "peak": "resnet50"}  # fmt: skip
+           "error": "efficientnet_lite0", "threads": "efficientnet_lite0", "peak": "resnet50"}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,13 +74,15 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     steps = {
         "ratios": len(Ratios.PARTS), "suny": 6, "metrics": 1, "memory": len(memory.methods()), "held": memory.IMAGES[-1],
-        "error": len(error.METHODS) * (1 + len(error.SETTINGS)),
+        "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "threads": 2 * len(threads.parts()),
     }  # fmt: skip
-    figures: list[Figure] = []
+    figures: list[Any] = []
     with tqdm(total=len(names) * steps[what], unit="step") as progress:
         if what == "memory":
             figures = memory.peaks(names, batch_size, device, progress)
-        for name in names if what != "memory" else ():
+        if what == "threads":
+            figures = threads.ratios(names, seconds / 4, threads.parts(), progress)
+        for name in names if what not in ("memory", "threads") else ():
             classifier = network(name)
             if what == "ratios":
                 figures += Ratios(classifier, device, seconds, quick).measure(progress)

@@ -208,7 +208,7 @@ class Ratios:
 
     def profile(self) -> Any:
         """Where time goes: in the network, in making perturbed images, elsewhere."""
-        engine = _Profiled(self.classifier.network, self.classifier.target_layer, self.engine.size, self.device)
+        engine = Profiled(self.classifier.network, self.classifier.target_layer, self.engine.size, self.device)
         few = ["method.k=3", "method.prescreen=8"] if self.quick else []
         works: dict[str, Callable[[], Any]] = {
             name: lambda name=name: self._explain(explainer(f"method={name}", *(few if name == "suny" else [])), engine)  # type: ignore[misc]
@@ -274,7 +274,7 @@ class Ratios:
         yield f"  growth from {values[0]} to {values[-1]}, over that of the work (1: linear)", grown, ""
 
 
-class _Profiled(Engine):
+class Profiled(Engine):
     """An engine that adds up where its time goes (seconds)."""
 
     def __init__(self, *settings: Any, **keys: Any) -> None:
@@ -282,10 +282,10 @@ class _Profiled(Engine):
         super().__init__(*settings, **keys)
 
     def activations(self, images: Tensor) -> Any:
-        return self._adding("in the network", lambda: super(_Profiled, self).activations(images))
+        return self._adding("in the network", lambda: super(Profiled, self).activations(images))
 
     def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._adding("in the network", lambda: super(_Profiled, self).activation_gradient(images, targets))
+        return self._adding("in the network", lambda: super(Profiled, self).activation_gradient(images, targets))
 
     def _batched(
         self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool

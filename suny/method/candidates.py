@@ -11,6 +11,8 @@ from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from suny.threads import one_thread
+
 
 def varying(activation: Tensor) -> Tensor:
     """Channels of A (C, h, w) that are not constant; the others have no mask. int64, ascending."""
@@ -40,6 +42,7 @@ def strongest(effects: Tensor, k: int) -> Tensor:
     return torch.argsort(effects, descending=True, stable=True)[:k]
 
 
+@one_thread
 def grouped(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
     """All channels in at most k groups; every channel belongs to exactly one.
 

@@ -45,6 +45,7 @@ from suny.method import candidates
 from suny.method.causes import RegionCauses
 from suny.method.explainer import Combine, combine, flags
 from suny.method.values import Floats
+from suny.threads import one_thread
 
 LENGTHS = (1.5, 2.0, 3.0)  # of the covariance, tiles
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, over the mean variance that the field gives a value
@@ -181,6 +182,7 @@ def nearness(tiles: int) -> list[Floats]:
     return [np.asarray(np.kron(line, line), dtype=np.float64) for line in lines]
 
 
+@one_thread
 def fitted(rows: NDArray[np.bool_], values: Floats, trend: Floats, kernels: Sequence[Floats], weight: Floats) -> Fit:
     """The additive game closest to coalition values, with a prior covariance of its players.
 

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import betabinom
 
+from suny.threads import one_thread
+
 Floats = NDArray[np.float64]
 
 
@@ -40,6 +42,7 @@ def size_weights(k: int, b: float = 1.0) -> Floats:
     return betabinom(k - 1, 1, b).pmf(np.arange(k))
 
 
+@one_thread
 def semivalues(table: ArrayLike, b: float = 1.0) -> Floats:
     """Semivalues R^b of all players.
 
@@ -81,6 +84,7 @@ def singles(table: ArrayLike) -> Floats:
     return v[1 << np.arange(k)] - v[0]
 
 
+@one_thread
 def interactions(table: ArrayLike) -> Floats:
     """The pairwise Shapley interaction index (Grabisch, Roubens 1999), float64 (k, k), zero on the diagonal.
 

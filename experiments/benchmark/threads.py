@@ -1,0 +1,254 @@
+"""Thread pools: what is done outside the network with one thread and with all, alone and beside other work.
+
+Pools take their size when their library is loaded, so that there are two fresh processes, which take turns; one of them sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments import config
+from experiments.ahead import look
+from experiments.benchmark import memory
+from experiments.benchmark.common import explainer, network, photograph
+from experiments.benchmark.ratios import Profiled
+from experiments.machine import timed
+from metrics.base import Case
+from metrics.deletion_insertion import Deletion, Insertion
+from metrics.localization import BoxAccuracy
+from metrics.sanity import similarity
+from metrics.statistics import class_mean_interval, maximum_interval, mean_band, mean_interval, paired, rank_comparison
+from suny.images.demo import Demo
+from suny.images.geometry import Box
+from suny.images.perturb import substrate
+
+# methods whose library runs the network itself, so that its time is not told apart
+_WITHIN = ("integrated_gradients",)
+# methods and their settings: all presets, what no preset has, and fewer masks where all are made in the same way
+_SETTINGS = {
+    "suny, k-means": ["method=suny_groups", "method.candidates=kmeans"],
+    "suny, filters in groups": ["method=suny_filter", "method.candidates=nmf"],
+    "rise": ["method=rise", "method.masks=512"],
+}
+_WORK = ("a pass of the network", "deletion and insertion", "box accuracy", "sanity", "statistics", "filters", "decoding")
+# the network sees one batch of so many; its results stand for the others', which are built all the same
+_EVERY = 32
+_ENOUGH = 0.01  # seconds; what takes less is repeated
+_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# ends with the process that has started it, however that ends
+_LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1000000): pass"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of some work outside the network with one thread, and how many times longer it takes otherwise.
+
+    Args:
+        network: its name.
+        what: the work.
+        seconds: with one thread.
+        all_threads: with all threads, over ``seconds``.
+        busy: with one thread beside a busy loop on each core, over ``seconds``.
+        all_threads_busy: with all threads beside the loops, over the time of one thread beside them.
+    """
+
+    network: str
+    what: str
+    seconds: float
+    all_threads: float
+    busy: float
+    all_threads_busy: float
+
+
+def parts() -> list[str]:
+    """What is measured: methods, then the rest."""
+    return [*sorted({*memory.methods(), *_SETTINGS} - {*_WITHIN}), *_WORK]
+
+
+def ratios(models: Sequence[str], seconds: float, some: Sequence[str], progress: tqdm[Any]) -> list[Row]:
+    """What all threads take of the time of one.
+
+    Args:
+        models: networks.
+        seconds: how long a part is measured, of :func:`parts`, alone and beside the loops each.
+        some: of :func:`parts`.
+        progress: two steps a part.
+    """
+    rows = []
+    for model in models:
+        with ExitStack() as stack:
+            workers = [stack.enter_context(_worker(model, limit)) for limit in ("1", None)]
+            found: dict[str, list[float]] = {}
+            for loops in (0, os.cpu_count() or 1):
+                with busy(loops):
+                    for what in some:
+                        progress.set_description(f"{model}: {what}, beside {loops} busy loops")
+                        found.setdefault(what, []).extend(_in_turn(workers, model, what, seconds))
+                        progress.update()
+        for what, (one, several, one_busy, several_busy) in found.items():
+            rows.append(Row(model, what, one, several / one, one_busy / one, several_busy / one_busy))
+    return rows
+
+
+@contextmanager
+def busy(loops: int) -> Iterator[list[int]]:
+    """So many processes that do nothing but take time, while the block runs; their ids."""
+    with ExitStack() as stack:
+        running = []
+        for _ in range(loops):
+            # Ctrl-C ends them too: nobody wants to read where
+            loop = subprocess.Popen([sys.executable, "-c", _LOOP], stderr=subprocess.DEVNULL)
+            stack.callback(loop.wait)
+            stack.callback(loop.kill)
+            running.append(loop.pid)
+        yield running
+
+
+@contextmanager
+def _worker(model: str, limit: str | None) -> Iterator[ProcessPoolExecutor]:
+    """A fresh process with so many threads (None: as many as the libraries choose), its network prepared."""
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as worker:
+        before = {name: os.environ.pop(name, None) for name in _VARIABLES}
+        if limit:
+            os.environ.update(dict.fromkeys(_VARIABLES, limit))
+        try:
+            started = worker.submit(_bench, model)
+        finally:
+            for name in _VARIABLES:
+                os.environ.pop(name, None)
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+        started.result()
+        yield worker
+
+
+def _in_turn(workers: Sequence[ProcessPoolExecutor], model: str, what: str, seconds: float) -> list[float]:
+    """Each process's seconds outside the network, the median of rounds that fit the time (one at least)."""
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    while not rounds or time.perf_counter() - start < seconds:
+        rounds.append([worker.submit(outside, model, what).result() for worker in workers])
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def outside(model: str, what: str) -> float:
+    """Seconds that some work takes outside the network, in this process; its first run is not timed."""
+    bench = _bench(model)
+    engine, work = bench.engine, bench.work(what)
+    spent, runs = 0.0, 0
+    while spent < _ENOUGH:
+        engine.restart()
+        whole = timed(work, engine.device)
+        spent += whole - (engine.spent["in the network"] if what != _WORK[0] else 0.0)
+        runs += 1
+    return spent / runs
+
+
+@cache
+def _bench(model: str) -> _Bench:
+    return _Bench(model)
+
+
+class _Bench:
+    """A network, and what is done beside it."""
+
+    def __init__(self, model: str) -> None:
+        config.register_torchvision([f"model={model}"])
+        self.classifier = network(model)
+        self.engine = _Sparing.of(self.classifier, "cpu")
+        self.image, self.target = photograph(self.classifier, self.engine)
+        self.works: dict[str, Callable[[], Any]] = {}
+
+    def work(self, what: str) -> Callable[[], Any]:
+        """Some work, which has run once."""
+        if what not in self.works:
+            self.works[what] = self._work(what)
+            self.engine.restart()
+            self.works[what]()
+        return self.works[what]
+
+    def _work(self, what: str) -> Callable[[], Any]:
+        engine, image, target = self.engine, self.image, self.target
+        if what not in _WORK:
+            method = explainer(*_SETTINGS.get(what, [f"method={what}"]))
+            return lambda: method.explain(engine, image, target, [0])
+        noise, centre = (
+            explainer(f"method={name}").explain(engine, image, target, [0]).saliency[0] for name in ("random", "center")
+        )
+        draws = np.random.default_rng(0)
+        values, right = draws.uniform(size=(4, 500)), draws.uniform(size=(3, 500, 100)) > 0.5
+        curves = draws.uniform(size=(500, 225))
+        sample = Demo(name="demo").load().samples[0]
+
+        def perturbed() -> None:
+            case = Case(engine, image[0], int(target), noise)
+            Deletion(points=225).measure(case)
+            Insertion(points=225).measure(case)
+
+        def told() -> None:
+            mean_interval(values[0].tolist())
+            class_mean_interval(values[0].tolist(), list(range(100)) * 5)
+            mean_band(curves)
+            maximum_interval(right)
+            paired(values[0].tolist(), values[1].tolist())
+            rank_comparison(values.T, True)
+
+        def filtered() -> None:
+            for kind in ("blur", "strong_blur", "gaussian", "wide_gaussian"):
+                substrate(image[0], kind)
+
+        boxes = (Box(20.0, 20.0, 100.0, 100.0),)
+        works = (
+            lambda: engine.logits(image),
+            perturbed,
+            lambda: BoxAccuracy().measure(Case(engine, image[0], int(target), centre, boxes=boxes)),
+            lambda: similarity(noise, centre),
+            told,
+            filtered,
+            lambda: look(sample, self.classifier.view),
+        )
+        return dict(zip(_WORK, works, strict=True))[what]
+
+
+class _Sparing(Profiled):
+    """An engine that builds every batch, and runs the network on some."""
+
+    def __init__(self, *settings: Any, **keys: Any) -> None:
+        self._passes: dict[tuple[Any, ...], tuple[int, Tensor | None]] = {}
+        super().__init__(*settings, **keys)
+
+    def restart(self) -> None:
+        """Before an image."""
+        self.spent = dict.fromkeys(self.spent, 0.0)
+        self._passes.clear()
+
+    def _batched(
+        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool
+    ) -> Tensor:
+        def some(images: Tensor) -> Tensor:
+            key = run.__qualname__, images.shape
+            passes, last = self._passes.get(key, (0, None))
+            if last is None or passes % _EVERY == 0:
+                last = run(images)
+            self._passes[key] = passes + 1, last
+            return last
+
+        return super()._batched(count, build, some, *kind, **named)
+
+    def _random(self, seed: int, layers: Any) -> _Sparing:
+        return self  # another network takes the same time
