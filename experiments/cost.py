@@ -33,6 +33,7 @@ from suny.classifiers.rehearsal import Rehearsal
 from suny.images.causal_shapes import CausalShapes
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage
+from suny.later import import_all
 
 T = TypeVar("T")
 
@@ -134,7 +135,8 @@ class Estimator:
         # an image whose map or picture alone is missing is explained again, which takes no longer than doing all of it
         left = [s for s in found.samples if s.image not in done or (was_read(done[s.image]) and files[s.image].missing)]
         trials: list[Trial] = []
-        fixed = loading + building + preparing
+        _, importing = _clocked(import_all)  # as a run does it, before its first image
+        fixed = loading + building + preparing + importing
         if left:
             old = Cell(found.folder).read_card()
             batch_size = old["batch_size"] if old else settings.batch_size

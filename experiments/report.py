@@ -19,13 +19,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 from tqdm import tqdm
 
 from experiments.cli import EXIT_OK, guarded, pairs
@@ -41,6 +40,12 @@ from experiments.tables.text import HOLE, bounds, interval, number
 from experiments.views import Images, images_of, maps_of, view_of
 from suny.bivariate import bivariate
 from suny.errors import UserError
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 _PAGE = Path(__file__).with_name("page")
 

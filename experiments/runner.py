@@ -23,7 +23,6 @@ from torch import Tensor
 from experiments.ahead import Seen, ahead, look
 from experiments.card import carry_card, make_card, superseded
 from experiments.config import Run
-from experiments.picture import save_picture
 from experiments.progress import Images, tell
 from experiments.records import Cell, Record, digest_of, write_atomically, writing
 from experiments.results import READ, entry_of, failures_of
@@ -39,6 +38,7 @@ from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
 from suny.images.view import View
+from suny.later import import_all
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ def run_cell(run: Run) -> Finished | Partial:
                 card["batch_size"] = engine.batch_size
             carry_card(cell, old, card)
         if left or lacking:
+            import_all()
             engine = engine or made()
             _compute(run, classifier, engine, metrics, left, wanted, own, len(mine))
             for sample in lacking:
@@ -415,6 +416,8 @@ class Files:
         if self.picture is not None and (again or not self.picture.exists()):
             p = float(found.probabilities[found.target])
             caption = f"{image}: {classifier.class_name(found.target)}, p = {p:.3f}"
+            from experiments.picture import save_picture  # not above: few runs draw
+
             with writing(self.picture.parent):
                 self.picture.parent.mkdir(parents=True, exist_ok=True)
                 save_picture(self.picture, classifier.view.visible(found.decoded.image), found.explanation, caption)

@@ -16,18 +16,24 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.geometry import Box, upright_box
-from suny.images.known_causes import KnownCauses
-from suny.images.view import View
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from suny.images.known_causes import KnownCauses
+    from suny.images.view import View
+else:
+    pd = Later("pandas")
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
