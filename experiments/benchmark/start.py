@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,22 @@ import torch
 from tqdm import tqdm
 
 from experiments.benchmark.common import WITH_WEIGHTS, Figure
+from experiments.cli import EXIT_MISTAKE, EXIT_OK
 from experiments.config import CONF
 from suny.classifiers.classifier import Classifier
 from suny.errors import UserError
 
 # how often each is started, all in turn
-ROUNDS = 7
+ROUNDS = 5
 
 _ROOT = CONF.parent
-_NOWHERE = "dataset.root=/there/is/no/such/folder"
 
-# what is said, and the arguments that have run.py say it
-SAID = {"--help": ["--help"], "a wrong key": ["methd=suny"], "a missing folder": ["dataset=cub", _NOWHERE]}
+# what run.py says by itself: the arguments, and the exit code
+SAID = {
+    "--help": (["--help"], EXIT_OK),
+    "a wrong key": (["methd=suny"], EXIT_MISTAKE),
+    "a missing folder": (["dataset=cub", "dataset.root=/there/is/no/such/folder"], EXIT_MISTAKE),
+}
 
 # Seconds of preparing the network, without its modules' imports.
 _PREPARING = """
@@ -52,35 +57,33 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
         rounds: how often each is started.
         progress: advances by as many.
     """
-    name = classifier.name
-    model = [f"model={name}", *([] if name in WITH_WEIGHTS else ["model.weights=random"])]
+    model = [f"model={classifier.name}", *([] if classifier.name in WITH_WEIGHTS else ["model.weights=random"])]
     # few passes, so that it is the way to the first image which is timed
     run = [*model, "method=suny", "method.k=2", "method.prescreen=2", "metrics=energy_proportion", f"device={device.type}"]
-    spent: dict[str, list[float]] = {}
+    torch_alone, both = "import torch", "import torch, torchvision"
+    preparing, first = "the network's preparation", "first image"
+    works: dict[str, Callable[[], float]] = {
+        torch_alone: lambda: _process(["-c", "import torch"])[0],
+        both: lambda: _process(["-c", "import suny, torch, torchvision"])[0],
+        preparing: lambda: float(_process(["-c", _PREPARING, device.type, *model])[1]),
+        **{what: partial(_saying, arguments, code) for what, (arguments, code) in SAID.items()},
+        first: lambda: first_record(run),
+    }
+    spent: dict[str, list[float]] = {what: [] for what in works}
     for _ in range(rounds):
-        works: dict[str, Callable[[], float]] = {
-            "import torch": lambda: _process(["-c", "import torch"])[0],
-            "import torch, torchvision": lambda: _process(["-c", "import suny, torch, torchvision"])[0],
-            "preparation of the network": lambda: float(_process(["-c", _PREPARING, device.type, *model])[1]),
-            **{what: lambda arguments=a: _process(["run.py", *arguments])[0] for what, a in SAID.items()},  # type: ignore[misc]
-            "first image of a run": lambda: first_record(run),
-        }
         for what, work in works.items():
-            spent.setdefault(what, []).append(work())
+            spent[what].append(work())
         progress.update()
-    spent["both"] = [
-        a + b for a, b in zip(spent["import torch, torchvision"], spent["preparation of the network"], strict=True)
-    ]
 
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(spent[one], spent[other], strict=True))
+    def against(what: str, *others: str) -> float:
+        return statistics.median(x / sum(y) for x, *y in zip(spent[what], *(spent[o] for o in others), strict=True))
 
     figures = []
-    for what in works:
-        figures.append(Figure(name, what, statistics.median(spent[what]), "s"))
+    for what, seconds in spent.items():
+        figures.append(Figure(classifier.name, what, statistics.median(seconds), "s"))
         if what in SAID:
-            figures.append(Figure(name, "  of import torch", ratio(what, "import torch"), "times"))
-    figures.append(Figure(name, "  of import torch, torchvision and the preparation", ratio(what, "both"), "times"))
+            figures.append(Figure(classifier.name, f"  of {torch_alone}", against(what, torch_alone), "times"))
+    figures.append(Figure(classifier.name, f"  of {both} and {preparing}", against(first, both, preparing), "times"))
     return figures
 
 
@@ -106,10 +109,21 @@ def first_record(arguments: Sequence[str]) -> float:
     return taken
 
 
-def _process(arguments: Sequence[str]) -> tuple[float, str]:
-    """Seconds of a Python process, and what it prints."""
+def _saying(arguments: Sequence[str], code: int) -> float:
+    """Seconds of run.py, which ends with an exit code."""
+    return _process(["run.py", *arguments], code)[0]
+
+
+def _process(arguments: Sequence[str], code: int = EXIT_OK) -> tuple[float, str]:
+    """Seconds of a Python process, which ends with an exit code, and what it prints.
+
+    Raises:
+        UserError: it ends with another one.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)}, capture_output=True, text=True
-    )
-    return time.perf_counter() - begun, done.stdout
+    done = subprocess.run([sys.executable, *arguments], cwd=_ROOT, env=environment, capture_output=True, text=True)
+    taken = time.perf_counter() - begun
+    if done.returncode != code:
+        raise UserError(f"{' '.join(arguments)[:60]} ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+    return taken, done.stdout
