@@ -13,13 +13,14 @@ import hydra
 
 from experiments import config, sweep
 from experiments.cli import EXIT_OK, guarded
-from experiments.reports import metric_list
 
 compute = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(sweep.compute)
 
 
 def main() -> int:
     if "--metrics" in sys.argv:
+        from experiments.reports import metric_list
+
         print(metric_list())
         return EXIT_OK
     config.register_launchers()

@@ -4,17 +4,22 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor
 
 from baselines.gradient_cams import Kind, cam
 from suny.classifiers.engine import Engine
 from suny.configured import Seed, configured
 from suny.explanation import Explanation, Family
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = Later("scipy.ndimage")
 
 
 @configured
@@ -83,7 +88,7 @@ class Edges:
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """A map of its own for every image; no forward pass."""
         grey = images.mean(1).cpu().numpy()
-        maps = [torch.from_numpy(gaussian_gradient_magnitude(g, self.sigma, mode="nearest")) for g in grey]
+        maps = [torch.from_numpy(ndimage.gaussian_gradient_magnitude(g, self.sigma, mode="nearest")) for g in grey]
         return Explanation(torch.stack(maps).float().to(images.device))
 
 

@@ -16,23 +16,28 @@ map, which changes every metric that sums it, so the raw map is upsampled here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, upsample
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import pytorch_grad_cam
+else:
+    pytorch_grad_cam = Later("pytorch_grad_cam")
 
 Kind = Literal["gradcam", "gradcampp", "xgradcam", "hirescam", "layercam"]
 _FORMULAS = {
-    "gradcam": GradCAM,
-    "gradcampp": GradCAMPlusPlus,
-    "xgradcam": XGradCAM,
-    "hirescam": HiResCAM,
-    "layercam": LayerCAM,
+    "gradcam": "GradCAM",
+    "gradcampp": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
 }
 
 
@@ -55,7 +60,7 @@ class GradientCam:
 
 def cam(engine: Engine, images: Tensor, targets: Tensor, kind: Kind) -> Tensor:
     """Maps of a batch of any number, (B, H, W), >= 0."""
-    library = _FORMULAS[kind](engine.network, [])
+    library = getattr(pytorch_grad_cam, _FORMULAS[kind])(engine.network, [])
     low = []
     for image, target in zip(images, targets, strict=True):  # one by one: a map must not depend on its batch mates
         activation, gradient = (x.cpu().numpy() for x in engine.activation_gradient(image[None], target[None]))

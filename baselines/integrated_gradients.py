@@ -9,16 +9,21 @@ Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from pydantic import Field
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from captum import attr as captum
+else:
+    captum = Later("captum.attr")
 
 
 @configured
@@ -37,7 +42,7 @@ class IntegratedGradients:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
         maps = []
         with engine.differentiable() as network:
-            method = CaptumIntegratedGradients(lambda x: network(x).float().softmax(1))
+            method = captum.IntegratedGradients(lambda x: network(x).float().softmax(1))
             for image, target in zip(images, targets.tolist(), strict=True):
 
                 def integrated(image: Tensor = image, target: int = target) -> Tensor:

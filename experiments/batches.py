@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from PIL import Image
@@ -20,8 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
 from experiments.progress import tell
@@ -32,7 +30,15 @@ from suny.errors import UserError
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage, decode
 from suny.images.view import View
+from suny.later import Later, import_all
 from suny.seeds import image_seed
+
+if TYPE_CHECKING:
+    from torchvision import transforms
+    from torchvision.transforms import functional as tvf
+else:
+    transforms = Later("torchvision.transforms")
+    tvf = Later("torchvision.transforms.functional")
 
 # images whose outputs are stored at once; a multiple of the batch sizes, so that a continued pass repeats its numbers
 _SHARD = 512
@@ -82,10 +88,10 @@ class Augmented:
     def __call__(self, image: Image.Image, sample: str, epoch: int) -> Image.Image:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(image_seed(self.seed, f"{epoch}:{sample}"))
-            top, left, height, width = RandomResizedCrop.get_params(image, list(self.scale), [3 / 4, 4 / 3])
+            top, left, height, width = transforms.RandomResizedCrop.get_params(image, list(self.scale), [3 / 4, 4 / 3])
             mirrored = bool(torch.rand(()) < 0.5)
         size = [self.view.crop, self.view.crop]
-        part = tvf.resized_crop(image, top, left, height, width, size, InterpolationMode(self.view.interpolation))
+        part = tvf.resized_crop(image, top, left, height, width, size, transforms.InterpolationMode(self.view.interpolation))
         return tvf.hflip(part) if mirrored else part
 
 
@@ -125,6 +131,7 @@ def photographs(
     Raises:
         UserError: an unreadable image, where ``strict``; a file that the system does not let be read; workers that die.
     """
+    import_all()  # once, not in every worker
     loader: Any = DataLoader(
         _Photographs(samples, look),  # type: ignore[arg-type]
         batch_sampler=order,  # type: ignore[arg-type]

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
-from suny.classifiers.engine import out_of_memory
 from suny.errors import UserError, nearest
 
 # what a full disk answers without naming a file
@@ -54,10 +53,12 @@ def mistake(error: Exception, configuration: str = "config") -> UserError | None
         return UserError('this hydra/launcher is not installed: pip install -e ".[cluster]".')
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
-    if out_of_memory(error):
-        return UserError("there is too little memory: give a smaller batch_size=N, or device=cpu.")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
         return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
+    from suny.classifiers.engine import out_of_memory  # not above: it needs torch, the mistakes above do not
+
+    if out_of_memory(error):
+        return UserError("there is too little memory: give a smaller batch_size=N, or device=cpu.")
     return None
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -24,13 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from experiments.store.shards import Shard
-from metrics.base import Metric
-from suny.classifiers import torchvision_models
-from suny.classifiers.classifier import Model
+from suny.classifiers.torchvision_names import names
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
-from suny.explanation import Explainer
-from suny.images.dataset import Dataset
+
+if TYPE_CHECKING:
+    from metrics.base import Metric
+    from suny.classifiers.classifier import Model
+    from suny.explanation import Explainer
+    from suny.images.dataset import Dataset
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -78,12 +80,12 @@ def register_torchvision(arguments: Sequence[str]) -> None:
 
     Only those that the arguments name are registered: Hydra copies every registered node many times over.
     """
-    template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
     asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
-    for name in asked & set(torchvision_models.names()):
-        if not (CONF / "model" / f"{name}.yaml").exists():
-            node = {**template, "name": name, "arch": name, "weights_version": None}
-            ConfigStore.instance().store(group="model", name=name, node=node)
+    other = {name for name in asked if not (CONF / "model" / f"{name}.yaml").exists()}
+    for name in sorted(other.intersection(names())) if other else ():
+        template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
+        node = {**template, "name": name, "arch": name, "weights_version": None}
+        ConfigStore.instance().store(group="model", name=name, node=node)
 
 
 def register_on_request(arguments: Sequence[str]) -> None:
@@ -121,19 +123,23 @@ def read(cfg: DictConfig) -> Run:
     groups = {g: resolved.get(g) for g in _GROUPS}
     top = {k: v for k, v in resolved.items() if k not in _GROUPS}
     settings = make(Settings, top, "")
-    metrics = {name: make_target(node, f"metrics.{name}", Metric) for name, node in (groups["metrics"] or {}).items()}
     for group in ("dataset", "model", "method"):  # they name folders
         name = str((groups[group] or {}).get("name", ""))
         if not NAME.fullmatch(name):
             raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
-    if not metrics:
+    if not groups["metrics"]:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
+    from metrics.base import Metric  # these not above: they need torch, the mistakes above do not
+    from suny.classifiers.classifier import Model
+    from suny.explanation import Explainer
+    from suny.images.dataset import Dataset
+
     return Run(
         settings=settings,
         dataset=make_target(groups["dataset"], "dataset", Dataset),
         model=make_target(groups["model"], "model", Model),
         explainer=make_target(groups["method"], "method", Explainer),
-        metrics=metrics,
+        metrics={name: make_target(node, f"metrics.{name}", Metric) for name, node in groups["metrics"].items()},
         resolved=resolved,
         shard=make(Shard, shard, "shard"),
     )
@@ -206,7 +212,7 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
         group, name = missing[1], missing[2]
         files = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        more, said = (torchvision_models.names(), " and every torchvision classifier") if group == "model" else ([], "")
+        more, said = (names(), " and every torchvision classifier") if group == "model" else ([], "")
         if group == "hydra/launcher":
             files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")

@@ -34,6 +34,7 @@ from suny.classifiers.rehearsal import Rehearsal
 from suny.images.causal_shapes import CausalShapes
 from suny.images.dataset import ImageList, Sample
 from suny.images.decode import UnreadableImage
+from suny.later import import_all
 
 T = TypeVar("T")
 
@@ -137,7 +138,8 @@ class Estimator:
         known = {r["image"]: r for r in read_records(cell.folder)}
         left = [s for s in cell.samples if s.image not in known or cell.lacks(known[s.image])]
         trials: list[Trial] = []
-        fixed = loading + building + preparing
+        _, importing = _clocked(import_all)  # as a run does it, before its first image
+        fixed = loading + building + preparing + importing
         if left:
             batch_size = old["batch_size"] if old else settings.batch_size
             asked: Any = device, settings.precision, batch_size, settings.compile

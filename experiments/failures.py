@@ -25,7 +25,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 
@@ -33,7 +33,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pydantic
 import torch
 from PIL import Image
@@ -63,7 +62,13 @@ from suny.errors import UserError
 from suny.explanation import StoredMaps
 from suny.images.dataset import Sample, draw
 from suny.images.decode import decode
+from suny.later import Later
 from suny.seeds import image_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")
 
 _OWN = {"cases": "10", "out": "results/failures", "workers": str(usual_workers()), "caches": "results/caches"}
 

@@ -19,13 +19,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 from tqdm import tqdm
 
 from experiments.cli import EXIT_OK, guarded, pairs
@@ -41,7 +40,13 @@ from experiments.tables.specs import SPECS
 from experiments.tables.text import HOLE, bounds, interval, number
 from suny.bivariate import bivariate
 from suny.errors import UserError
+from suny.later import Later
 from suny.threads import one_thread
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 _PAGE = Path(__file__).with_name("page")
 

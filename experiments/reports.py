@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from experiments import figures
-from experiments.cell.cell import FinishedCell
+from experiments.cell.ending import FinishedCell
 from experiments.config import CONF, make_target
 from experiments.store.reading import read_result
 from experiments.tables.ablations import sweeps
@@ -24,6 +23,8 @@ from metrics.sanity import Sanity
 
 def after_sweep(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
     """Texts for the user; pictures go to the folder."""
+    from experiments import figures  # these two not above: this draws, the lists below do not
+
     texts = []
     results = [read_result(c.folder) for c in cells]
     for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
@@ -42,6 +43,8 @@ def after_sweep(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric], fo
 
 
 def _drawn(figure: Any, path: Path) -> str:
+    from experiments import figures
+
     figures.save(figure, path)
     return f"drawn: {path}.pdf and .png"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
@@ -20,15 +21,15 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments import config, progress
-from experiments.cell.cell import CellProgress, FinishedCell, run_cell
+from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
-from experiments.cost import Estimate, Estimator, said
-from experiments.machine import process_age
-from experiments.reports import after_sweep
 from experiments.store.records import Record, read_records, writing
-from experiments.tables import cell_table, sweep_table
-from metrics.base import Metric
 from suny.errors import UserError
+
+# Every command imports this module, those too that compute nothing: what needs torch is imported where something is computed.
+if TYPE_CHECKING:
+    from experiments.cost import Estimate, Estimator
+    from metrics.base import Metric
 
 # how a launcher's jobs end: a job's place, and what it returned, or in a few words why it returned nothing; None: not yet
 Arrivals = Generator[tuple[int, JobReturn | str] | None, None, None]
@@ -65,7 +66,7 @@ class Sweep:
     several: bool = False
     ended: list[Ended] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
-    estimator: Estimator = field(default_factory=Estimator)
+    estimator: Estimator | None = None
     beginning: float = 0.0  # seconds that the program took to start, where that counts
 
     def add(self, ended: Ended) -> None:
@@ -80,6 +81,8 @@ class Sweep:
         if ended.estimate:
             progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
         if isinstance(ended.cell, FinishedCell):
+            from experiments.tables import cell_table
+
             if not self.several:
                 tqdm.write(cell_table(ended.cell, ended.metrics))
                 if (ended.cell.folder / "pictures").is_dir():
@@ -99,8 +102,13 @@ class Sweep:
         failed = [e for e in self.ended if e.error]
         estimates = [e.estimate for e in self.ended if e.estimate]
         if estimates:
+            from experiments.cost import said
+
             print(said(estimates, self.beginning))
         if self.several:
+            from experiments.reports import after_sweep
+            from experiments.tables import sweep_table
+
             ended = sorted(self.ended, key=lambda e: e.number)
             cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, FinishedCell)}.values())
             metrics = {name: metric for e in ended for name, metric in e.metrics.items()}
@@ -144,9 +152,15 @@ def compute(cfg: DictConfig) -> Ended:
         run = config.read(cfg)
         ended.metrics, ended.results_dir = run.metrics, Path(run.settings.results_dir).expanduser()
         if run.settings.dry_run:
+            from experiments.cost import Estimator
+            from experiments.machine import process_age
+
+            _sweep.estimator = _sweep.estimator or Estimator()
             _sweep.beginning = _sweep.beginning or process_age()
             ended.estimate = _sweep.estimator.estimate(run)
         else:
+            from experiments.cell.cell import run_cell
+
             ended.cell = run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
         known = mistake(error)

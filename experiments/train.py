@@ -28,11 +28,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
@@ -364,6 +359,12 @@ def report(trained: Trained) -> str:
 
 def draw(epochs: Sequence[Epoch], picture: Path, title: str) -> None:
     """The learning curve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+    import matplotlib.pyplot as plt
+
     number = np.arange(1, len(epochs) + 1)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, what in zip(axes, ("loss", "accuracy"), strict=True):

@@ -17,13 +17,12 @@ In your own code, for any explainer of any kind:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 from metrics.base import Case, Need, NotFinite, Side
@@ -32,9 +31,15 @@ from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.images.decode import decode
 from suny.images.known_causes import EFFECT, KnownCauses
+from suny.later import Later
 from suny.method.causes import FilterCauses
 from suny.method.estimators import EXACT_LIMIT, Game
 from suny.method.values import all_coalitions, semivalues
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 Floats = NDArray[np.float64]
 _SIDES: tuple[Side, Side] = ("necessity", "sufficiency")
@@ -61,7 +66,7 @@ def auroc(values: Floats, positive: NDArray[np.bool_]) -> float | None:
     n = int(positive.sum())
     if n in (0, len(positive)):
         return None
-    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+    return float((stats.rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
 
 
 @configured
@@ -244,7 +249,7 @@ def rank_agreement(found: Floats, true: Floats) -> float | None:
     """Spearman correlation, negative ones as 0; 0 where the method gives all channels the same, None where the truth does."""
     if np.ptp(true) == 0:
         return None
-    return max(float(spearmanr(found, true).statistic), 0.0) if np.ptp(found) > 0 else 0.0
+    return max(float(stats.spearmanr(found, true).statistic), 0.0) if np.ptp(found) > 0 else 0.0
 
 
 def recovery(found: Floats, true: Floats, threshold: float = 0.25) -> float | None:

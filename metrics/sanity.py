@@ -14,20 +14,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import ConstantInputWarning, spearmanr
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from metrics.base import Case, Need
 from metrics.statistics import Entry, mean_interval
 from suny.configured import Seed, configured
 from suny.explanation import min_max
+from suny.later import Later
 from suny.threads import one_thread
+
+if TYPE_CHECKING:
+    from scipy import stats
+    from skimage import metrics as similarities
+else:
+    stats = Later("scipy.stats")
+    similarities = Later("skimage.metrics")
 
 CONTROLS = ("identical", "other seed")
 
@@ -100,12 +106,12 @@ def similarity(one: Tensor, other: Tensor) -> tuple[float | None, float | None]:
 @one_thread
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        value = float(spearmanr(a.ravel(), b.ravel()).statistic)
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        value = float(stats.spearmanr(a.ravel(), b.ravel()).statistic)
     return None if np.isnan(value) else value
 
 
 def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     if min(a.shape) < 7 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(structural_similarity(a, b, data_range=1.0))
+    return float(similarities.structural_similarity(a, b, data_range=1.0))

@@ -9,15 +9,26 @@
 The metrics, the baselines and the benchmark are the packages beside this one.
 """
 
-from suny import threads
+from __future__ import annotations
 
-threads.install()  # before anything imports torch
+from typing import TYPE_CHECKING, Any
 
-from suny import torchvision_guard  # noqa: E402 - it imports torch
+from suny import threads, torchvision_guard
 
-torchvision_guard.install()  # before anything imports torchvision
-
-from suny.library import Suny, SunyResult  # noqa: E402 - the guard comes first
+if TYPE_CHECKING:
+    from suny.library import Suny, SunyResult
 
 __all__ = ["Suny", "SunyResult"]
 __version__ = "0.1.0"
+
+threads.install()
+torchvision_guard.install_on_import()
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are asked for: every program imports this package, and few of them need torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from suny import library
+
+    return getattr(library, name)

@@ -14,6 +14,7 @@ from experiments.benchmark import error, memory
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
+from experiments.benchmark.start import SAID
 from experiments.cli import guarded
 from experiments.config import CONF
 from experiments.machine import forget_peak
@@ -112,6 +113,19 @@ def test_the_error_of_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 0 < exact < 1
     assert 0 < table["value"][at + 1] < 0.1  # eight bits of a mantissa
     assert table["value"][at + 1] <= table["value"][at + 2]  # no mean is further off than the worst image
+
+
+@pytest.mark.slow
+def test_the_start(tmp_path: Path) -> None:
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["start", "quick=true", f"out={out}"]) == 0
+    table = pd.read_csv(out)
+    seconds = table[table["unit"] == "s"].set_index("what")["value"]
+    ratios = table[table["unit"] == "times"]["value"].tolist()  # of one round: those of its seconds
+    said = [seconds[what] / seconds["import torch"] for what in SAID]
+    needed = seconds["import torch, torchvision"] + seconds["the network's preparation"]
+    assert ratios == pytest.approx([*said, seconds["first image"] / needed])
+    assert (seconds > 0).all()
 
 
 @pytest.mark.slow

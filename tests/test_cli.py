@@ -213,7 +213,7 @@ def command(*arguments: str) -> list[str]:
 def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, how: signal.Signals) -> None:
     run = ("method=gradcam", "points=15", "metrics=fast")
     assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
-    gate = Gate(tmp_path / "gate", "experiments.records:Cell.append", passes=2)
+    gate = Gate(tmp_path / "gate", "experiments.store.records:CellFolder.append", passes=2)
     arguments = command(*run, f"results_dir={tmp_path / 'stopped'}")
     with subprocess.Popen(arguments, env=gate.environment(), stderr=subprocess.PIPE, text=True) as process:
         try:

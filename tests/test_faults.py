@@ -133,12 +133,12 @@ def killed_at(processes: Any, arguments: list[str], log: Path, gate: Gate) -> No
 # in the order of a run: before its card is written, and when that is written but not in its place; before a picture; when a
 # record is written but perhaps not on the disk; between records; before the summary, and when that is not in its place
 PLACES = (
-    ("experiments.runner:carry_card", 0),
+    ("experiments.cell.cell:carry_card", 0),
     ("os:replace", 0),
-    ("experiments.runner:save_picture", 0),
+    ("experiments.picture:save_picture", 0),
     ("os:fsync", 2),  # after the picture's and the map's
-    ("experiments.records:Cell.append", 5),
-    ("experiments.records:Cell.write_summary", 0),
+    ("experiments.store.records:CellFolder.append", 5),
+    ("experiments.store.records:CellFolder.write_summary", 0),
     ("os:replace", 0),
 )
 
@@ -208,7 +208,7 @@ def test_a_cell_of_a_sweep_that_is_killed_leaves_the_others(
     processes: Any, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     sweep = ["-m", *command(data, tmp_path / "sweep"), "method=center,gradcam"]
-    within_the_second = Gate(tmp_path / "gate", "experiments.records:Cell.append", passes=COUNT + 5)
+    within_the_second = Gate(tmp_path / "gate", "experiments.store.records:CellFolder.append", passes=COUNT + 5)
     killed_at(processes, sweep, tmp_path / "log", within_the_second)
     assert lines(tmp_path / "sweep") == COUNT + 5
     center = next((tmp_path / "sweep").glob("causal_shapes/*/center-*"))
@@ -417,7 +417,7 @@ def test_finished_work_of_another_version_is_told(cli: Cli, data: Path, undistur
 def test_two_writers_of_one_cell(processes: Any, data: Path, undisturbed: Path, tmp_path: Path) -> None:
     arguments = command(data, tmp_path / "two")
     logs = [tmp_path / f"{i}.log" for i in range(2)]
-    gates = [Gate(tmp_path / f"gate {i}", "experiments.records:Cell.append") for i in range(2)]
+    gates = [Gate(tmp_path / f"gate {i}", "experiments.store.records:CellFolder.append") for i in range(2)]
     both = [processes.Process(target=entry, args=(arguments, str(log), gate)) for log, gate in zip(logs, gates, strict=True)]
     for process in both:
         process.start()

@@ -7,13 +7,14 @@
     memory     the peak of every method, each in a process of its own
     held       growth of the process over 200 explained images, for methods that explain one in less than a second
     threads    seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU; 4 minutes
+    start      seconds to --help, to a mistake's line and to a run's first image, beside import torch, torchvision
     error      error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
 
     models=NAME,NAME   networks; those whose weights do not come with the installation have random ones, enough for time
     seconds=S          how long each throughput is measured
-    quick=true         fewer points in every series, and no process started: to see that it works
+    quick=true         fewer points in every series, one start of a kind (start), no process (ratios): to see that it works
     batch_size=32      images a pass (memory)
     certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
                        (suny)
@@ -33,7 +34,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments import config
-from experiments.benchmark import error, memory, speed, threads
+from experiments.benchmark import error, memory, speed, start, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
@@ -56,7 +57,8 @@ _KEYS = {
 
 _THREE = "efficientnet_lite0,resnet50,vgg16"
 _MODELS = {"ratios": "efficientnet_lite0", "suny": _THREE, "metrics": _THREE, "memory": "resnet50", "held": _THREE,
-           "error": "efficientnet_lite0", "threads": "efficientnet_lite0", "peak": "resnet50"}  # fmt: skip
+           "start": "efficientnet_lite0", "error": "efficientnet_lite0", "threads": "efficientnet_lite0",
+           "peak": "resnet50"}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     steps = {
         "ratios": len(Ratios.PARTS), "suny": 6, "metrics": 1, "memory": len(memory.methods()), "held": memory.IMAGES[-1],
         "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "threads": 2 * len(threads.parts()),
+        "start": 1 if quick else start.ROUNDS,
     }  # fmt: skip
     figures: list[Any] = []
     with tqdm(total=len(names) * steps[what], unit="step") as progress:
@@ -90,6 +93,8 @@ def main(arguments: Sequence[str]) -> int:
                 figures += speed.speed(classifier, device, seconds, progress)
             elif what == "metrics":
                 figures += speed.metric_speed(classifier, device, seconds, progress)
+            elif what == "start":
+                figures += start.start(classifier, device, 1 if quick else start.ROUNDS, progress)
             elif what == "held":
                 figures += memory.held(classifier, device, progress)
             else:

@@ -23,7 +23,7 @@ from suny.images.decode import decode
 from suny.images.demo import Demo
 
 # networks whose weights come with the installation; others get random ones, which is enough for time
-_WITH_WEIGHTS = ("efficientnet_lite0", "causal_cnn", "causal_analytic")
+WITH_WEIGHTS = ("efficientnet_lite0", "causal_cnn", "causal_analytic")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Figure:
 
 def network(name: str) -> Classifier:
     """A network by name; of random weights where it has none without a download."""
-    weights = [] if name in _WITH_WEIGHTS else ["model.weights=random"]
+    weights = [] if name in WITH_WEIGHTS else ["model.weights=random"]
     return config.read(composed([f"model={name}", *weights])).model.build()
 
 

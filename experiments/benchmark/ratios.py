@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from tqdm import tqdm
 
 from experiments.benchmark import library
 from experiments.benchmark.common import Figure, as_loaded, explainer, photograph
+from experiments.benchmark.start import first_record
 from experiments.cell.prefetch import load
 from experiments.machine import held_memory, in_turn, timed
 from experiments.store.records import CellFolder
@@ -24,7 +22,6 @@ from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion, auc, steps
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
-from suny.errors import UserError
 from suny.explanation import Explainer, upsample
 from suny.images.demo import Demo
 from suny.images.perturb import pixel_order, rise_kernel
@@ -129,20 +126,10 @@ class Ratios:
         """A fresh process from its start to its first record, of the demo's photographs."""
         if self.quick or self.classifier.label_space != "imagenet":
             return
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = [f"model={self.classifier.name}", "method=gradcam", "metrics=fast", "dataset.limit=1"]
-            if self.classifier.name != "efficientnet_lite0":
-                arguments.append("model.weights=random")
-            program = str(Path(__file__).resolve().parents[2] / "run.py")
-            command = [sys.executable, program, *arguments, f"results_dir={folder}", f"device={self.device.type}"]
-            start = time.perf_counter()
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-                while process.poll() is None and not any(p.stat().st_size for p in Path(folder).rglob("records.jsonl")):
-                    time.sleep(0.02)
-                taken = time.perf_counter() - start
-                _, said = process.communicate()
-            if process.returncode:
-                raise UserError(f"the first result did not come: {said.strip()[-300:]}")
+        arguments = [f"model={self.classifier.name}", "method=gradcam", "metrics=fast", f"device={self.device.type}"]
+        if self.classifier.name != "efficientnet_lite0":
+            arguments.append("model.weights=random")
+        taken = first_record(arguments)
         yield "time to first result (gradcam, metrics=fast), from the program's start", taken, "s"
 
     def growth(self) -> Any:

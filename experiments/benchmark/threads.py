@@ -24,10 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments import config
-from experiments.ahead import look
 from experiments.benchmark import memory
 from experiments.benchmark.common import explainer, network, photograph
 from experiments.benchmark.ratios import Profiled
+from experiments.cell.prefetch import load
 from experiments.machine import timed
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
@@ -220,7 +220,7 @@ class _Bench:
             lambda: similarity(noise, centre),
             told,
             filtered,
-            lambda: look(sample, self.classifier.view),
+            lambda: load(sample, self.classifier.view),
         )
         return dict(zip(_WORK, works, strict=True))[what]
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
 from experiments.config import Run
@@ -45,31 +46,8 @@ from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
 from suny.images.perturb import tied_fraction
 from suny.images.view import View
+from suny.later import import_all
 from suny.seeds import image_seed
-
-
-@dataclass(frozen=True)
-class FinishedCell:
-    """A cell that is complete, with the columns that were asked for: ``summary["metrics"]`` has these under their names."""
-
-    folder: Path
-    dataset: str
-    model: str
-    method: str
-    summary: dict[str, Any]
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True)
-class CellProgress:
-    """A cell of which a shard is complete, and others are not: so many of its images are recorded."""
-
-    folder: Path
-    done: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.done} of {self.count} images are recorded: {self.folder}"
 
 
 @dataclass(frozen=True)
@@ -190,6 +168,7 @@ class Cell:
                     self.card["batch_size"] = engine.batch_size
                 carry_card(folder, old, self.card, unfinished=bool(left or lacking))
             if left or lacking:
+                import_all()
                 engine = engine or self.engine(batch_size)
                 self._record_all(engine, own, left, len(mine))
                 self._complete_all(engine, own, lacking, known)

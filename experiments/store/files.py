@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from experiments.picture import save_picture
 from experiments.store.records import write_atomically, writing
 from suny.explanation import Explanation
 
@@ -65,6 +64,8 @@ class ImageFiles:
             again: whether files that are there are replaced.
         """
         if self.picture is not None and (again or not self.picture.exists()):
+            from experiments.picture import save_picture  # not above: few runs draw
+
             with writing(self.picture.parent):
                 self.picture.parent.mkdir(parents=True, exist_ok=True)
                 save_picture(self.picture, visible, explanation, caption)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cell.cell import FinishedCell
+from experiments.cell.ending import FinishedCell
 from experiments.tables.text import HOLE, arrow, bounds, failures_said, interval, number, table
-from metrics.base import Metric
+
+if TYPE_CHECKING:
+    from metrics.base import Metric
 
 
 def cell_table(cell: FinishedCell, metrics: Mapping[str, Metric]) -> str:

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from scipy import stats
+from typing import TYPE_CHECKING, Any
 
 from experiments.config import CONF
 from experiments.store.reading import Result
@@ -20,6 +17,14 @@ from experiments.tables.columns import blocks
 from experiments.tables.render import as_csv
 from experiments.tables.text import bounds, number, table
 from metrics.statistics import Entry
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import stats
+else:
+    pd = Later("pandas")
+    stats = Later("scipy.stats")
 
 PUBLISHED = CONF.parent / "results" / "published.csv"
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from experiments.config import CONF
 from experiments.store.reading import Result, compared
 from experiments.tables.render import as_csv
 from experiments.tables.text import HOLE, bounds, interval, number, table
 from metrics.statistics import Entry, holm, mean_interval, paired
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")
 
 # what was tried before there were configurations: deletion and insertion (29 points) of every variant and photograph
 EXPLORED = CONF.parent / "results" / "explored.csv"

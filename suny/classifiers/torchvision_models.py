@@ -7,30 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.error import URLError
 
 import torch
-import torchvision
 from pydantic import Field
 from torch import nn
 
 from suny.classifiers.checkpoint import Trained, load_state, outputs_of, read_state, read_trained
 from suny.classifiers.classifier import Model, Source
 from suny.classifiers.head import last_layer, replace_head
+from suny.classifiers.torchvision_names import names
 from suny.configured import configured
 from suny.errors import UserError, nearest
 from suny.images.view import View
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from torchvision import models
+else:
+    models = Later("torchvision.models")
 
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 # the layers that are usually explained: the last convolution after its ReLU, the last stage, the last mixed block
 TARGET_LAYERS = {"vgg16": "features.29", "resnet50": "layer4", "inception_v3": "Mixed_7c"}
-
-
-def names() -> list[str]:
-    """All classifiers that this torchvision has."""
-    return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
 @configured
@@ -70,7 +71,7 @@ class TorchvisionModel(Model):
         return Source(network, self._view(weights, trained), TARGET_LAYERS.get(self.arch), trained)
 
     def _weights(self) -> Any:
-        enum = torchvision.models.get_model_weights(self.arch)
+        enum = models.get_model_weights(self.arch)
         version = self.weights_version or "DEFAULT"
         if version not in enum.__members__:
             raise UserError(
@@ -140,6 +141,6 @@ def _builder(arch: str, options: Mapping[str, Any], weights: Any = None) -> nn.M
     if weights is None and arch in ("inception_v3", "googlenet"):
         options = {"init_weights": False, **options}  # their own initialisation takes a minute and warns
     try:
-        return torchvision.models.get_model(arch, weights=weights, **options)
+        return models.get_model(arch, weights=weights, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"model.options of {arch}: {error}.") from error

@@ -19,15 +19,13 @@ import json
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
 from pydantic import Field
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
 from suny.configured import Seed, configured
@@ -37,6 +35,12 @@ from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
 from suny.images.scenes import WORLDS, World, WorldName, compose, draw_scene, only, retained
 from suny.images.view import View
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from torchvision.transforms import functional as tvf
+else:
+    tvf = Later("torchvision.transforms.functional")
 
 # raised whenever the generator would make other images or another truth from the same seed
 GENERATOR = 1
@@ -107,7 +111,7 @@ class CausalShapes(Dataset):
         def intervene(keep: np.ndarray[Any, np.dtype[np.bool_]]) -> torch.Tensor:
             return torch.stack([view(Image.fromarray(only(image, background, owner, row))) for row in keep]).to(device)
 
-        seen = tvf.resize(Image.fromarray(owner), [view.resize], interpolation=InterpolationMode.NEAREST)
+        seen = tvf.resize(Image.fromarray(owner), [view.resize], interpolation=tvf.InterpolationMode.NEAREST)
         places = torch.from_numpy(np.array(tvf.center_crop(seen, [view.crop, view.crop])))
         masks = places[None] == torch.arange(1, count + 1)[:, None, None]
         return KnownCauses(

@@ -74,9 +74,9 @@ class Cub(Dataset):
         return ImageList(tuple(samples), class_names, "own", has_boxes=True, notes=tuple(notes))
 
 
-def _by_id(path: Path, names: list[str]) -> dict[str, list[str]]:
-    table = read_columns(path, names)
-    return dict(zip(table[names[0]], table[names[1:]].values.tolist(), strict=True))
+def _by_id(path: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    ids, *others = read_columns(path, names).values()
+    return dict(zip(ids, zip(*others, strict=True), strict=True))
 
 
 def _parts(folder: Path) -> dict[str, list[tuple[str, float, float]]]:
@@ -87,7 +87,7 @@ def _parts(folder: Path) -> dict[str, list[tuple[str, float, float]]]:
     names = dict(zip(part_table["part"], part_table["name"], strict=True))
     found: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     table = read_columns(folder / "part_locs.txt", ["id", "part", "x", "y", "visible"])
-    for id_, part, x, y, visible in table.itertuples(index=False):
+    for id_, part, x, y, visible in zip(*table.values(), strict=True):
         if visible == "1":
             found[id_].append((names[part], float(x), float(y)))
     return found

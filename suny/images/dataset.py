@@ -16,18 +16,20 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.geometry import Box, upright_box
-from suny.images.known_causes import KnownCauses
-from suny.images.view import View
+
+if TYPE_CHECKING:  # a folder that is missing is told without torch
+    import torch
+
+    from suny.images.known_causes import KnownCauses
+    from suny.images.view import View
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -334,8 +336,8 @@ def _places(root: Path) -> Iterator[Path]:
         yield from sorted(p for p in folder.iterdir() if p.is_dir())
 
 
-def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> pd.DataFrame:
-    """A headerless list file as text columns.
+def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> dict[str, list[str]]:
+    """A headerless list file as text columns, by name.
 
     Raises:
         UserError: the file is missing or a line has another number of fields.
@@ -351,7 +353,7 @@ def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> pd.DataFra
             if len(fields) != len(names):
                 raise UserError(f"{path}, line {number}: expected {len(names)} fields ({' '.join(names)}).")
             rows.append([f.strip() for f in fields])
-    return pd.DataFrame(rows, columns=list(names), dtype=str)
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
 
 
 @functools.cache

@@ -17,8 +17,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from defusedxml import ElementTree
 
 from suny.configured import configured
@@ -34,6 +34,12 @@ from suny.images.dataset import (
     unknown_class,
 )
 from suny.images.geometry import Box
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Later("pandas")
 
 _IMAGE_FOLDERS = ("Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", "")
 _XML_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val", "Annotations", "")

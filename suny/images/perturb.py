@@ -5,13 +5,20 @@ Images are normalised (C, H, W); a *substrate* is what stands where pixels are r
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as nnf
-from torchvision.transforms.functional import gaussian_blur
+
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+    from torchvision.transforms import functional as tvf
+else:
+    ndimage = Later("scipy.ndimage")
+    tvf = Later("torchvision.transforms.functional")
 
 Substrate = Literal["zero", "blur", "strong_blur", "mean", "gaussian", "wide_gaussian"]
 Ties = Literal["raster", "reverse"]
@@ -41,7 +48,7 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
         kernel = rise_kernel().to(image)[None, None].expand(3, 1, -1, -1)
         return nnf.conv2d(image[None], kernel, padding=kernel.shape[-1] // 2, groups=3)[0]
     if kind == "strong_blur":
-        blurred = gaussian_filter(image.cpu().numpy(), (0, STRONG_SIGMA, STRONG_SIGMA), mode="nearest")
+        blurred = ndimage.gaussian_filter(image.cpu().numpy(), (0, STRONG_SIGMA, STRONG_SIGMA), mode="nearest")
         return torch.from_numpy(blurred).to(image)
     if kind == "mean":
         return image.mean((1, 2), keepdim=True).expand_as(image)
@@ -53,7 +60,7 @@ def substrate(image: Tensor, kind: Substrate) -> Tensor:
 def truncated_gaussian(image: Tensor, kernel: int, sigma: float) -> Tensor:
     """A blurred image (3, H, W): a Gaussian cut off at the kernel's side, the border reflected (torchvision)."""
     side = 2 * min(kernel // 2, image.shape[-1] - 1, image.shape[-2] - 1) + 1
-    return gaussian_blur(image, [side, side], [sigma, sigma])
+    return tvf.gaussian_blur(image, [side, side], [sigma, sigma])
 
 
 def rise_kernel(size: int = 11, sigma: float = 5.0) -> Tensor:
@@ -64,7 +71,7 @@ def rise_kernel(size: int = 11, sigma: float = 5.0) -> Tensor:
     """
     delta = torch.zeros(size, size, dtype=torch.float64)
     delta[size // 2, size // 2] = 1.0
-    return torch.from_numpy(gaussian_filter(delta.numpy(), sigma)).to(torch.float32)
+    return torch.from_numpy(ndimage.gaussian_filter(delta.numpy(), sigma)).to(torch.float32)
 
 
 def blend(image: Tensor, background: Tensor, keep: Tensor) -> Tensor:

@@ -18,13 +18,18 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
+from suny.later import Later
 from suny.method.values import all_coalitions
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = Later("scipy.ndimage")
 
 Pixels = NDArray[np.uint8]
 WorldName = Literal["main", "dev", "colours"]
@@ -278,7 +283,7 @@ def _texture(u: NDArray[np.float64], v: NDArray[np.float64], rng: np.random.Gene
 def _background(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Cloudy grey of a faint tint, with lines and dots of other greys as clutter."""
     cells = int(rng.integers(3, 9))
-    clouds = zoom(rng.uniform(-1, 1, (cells, cells)), side / cells, order=1)[:side, :side]
+    clouds = ndimage.zoom(rng.uniform(-1, 1, (cells, cells)), side / cells, order=1)[:side, :side]
     grey = rng.uniform(0.3, 0.7) + rng.uniform(0.05, 0.2) * clouds + rng.normal(0, 0.02, (side, side))
     y, x = (np.mgrid[:side, :side] + 0.5) / side
     for _ in range(rng.integers(3, 9)):

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tvf
 
 from suny.images.geometry import Box
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from torchvision.transforms import functional as tvf
+else:
+    tvf = Later("torchvision.transforms.functional")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class View:
 
     def visible(self, image: Image.Image) -> Image.Image:
         """What the network sees, as a picture (crop, crop)."""
-        resized = tvf.resize(image, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        resized = tvf.resize(image, [self.resize], interpolation=tvf.InterpolationMode(self.interpolation))
         return tvf.center_crop(resized, [self.crop, self.crop])
 
     def boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[list[Box], int]:

@@ -6,9 +6,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from suny.threads import one_thread
@@ -56,6 +53,10 @@ def grouped(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
 
     Returns: bool (n, C), n <= k.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import NMF
+    from sklearn.exceptions import ConvergenceWarning
+
     weighted = (gradient.mean((1, 2)).abs()[:, None] * activation.clamp(min=0).flatten(1)).double().cpu().numpy()
     weighted /= max(weighted.max(), np.finfo(float).tiny)
     k = min(k, *weighted.shape)

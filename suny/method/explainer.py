@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
@@ -32,10 +31,16 @@ from suny.configured import configured
 from suny.errors import UserError
 from suny.explanation import Explanation, Family
 from suny.images.perturb import Substrate
+from suny.later import Later
 from suny.method import candidates
 from suny.method.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
 from suny.method.estimators import EXACT_LIMIT, Coalitions, Estimate, Game, exact, sampled
 from suny.method.values import Floats
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 # Below/above these an explanation's N or S side rests on a change of p_c too small to read (a soft mask that removes
 # nothing, or a class that needs no evidence): flagged in the record.
@@ -331,4 +336,4 @@ def rank_correlation(n: Side, s: Side) -> float | None:
     values = [[of_n[c] for c in shared], [of_s[c] for c in shared]]
     if len(shared) < 3 or any(len(set(v)) == 1 for v in values):
         return None
-    return float(spearmanr(*values).statistic)
+    return float(stats.spearmanr(*values).statistic)

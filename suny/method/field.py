@@ -27,13 +27,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -41,11 +40,17 @@ from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, Family, min_max, upsample
 from suny.images.perturb import Substrate
+from suny.later import Later
 from suny.method import candidates
 from suny.method.causes import RegionCauses
 from suny.method.explainer import Combine, combine, flags
 from suny.method.values import Floats
 from suny.threads import one_thread
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 LENGTHS = (1.5, 2.0, 3.0)  # of the covariance, tiles
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, over the mean variance that the field gives a value
@@ -126,7 +131,7 @@ class FieldExplainer:
             "E_S(empty)": empty,
             "flags": flags(1 - empty, empty, self.b_n == self.b_s == 1),
             "dual": True,
-            "rank_correlation": float(spearmanr(fits[0].value, fits[1].value).statistic),
+            "rank_correlation": float(stats.spearmanr(fits[0].value, fits[1].value).statistic),
             "standard_error": float(max(fit.error.max() for fit in fits)),
             "length": [fit.length for fit in fits],
             "noise": [fit.noise for fit in fits],

@@ -14,10 +14,17 @@ Efficiency (the values sum to v(F) - v(empty)) holds for b = 1 only.
 from __future__ import annotations
 
 from math import comb, factorial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import betabinom
+
+from suny.later import Later
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = Later("scipy.stats")
 
 from suny.threads import one_thread
 
@@ -39,7 +46,7 @@ def size_weights(k: int, b: float = 1.0) -> Floats:
         raise ValueError(f"b of a semivalue must be positive, not {b}")
     if np.isinf(b):
         return np.eye(1, k).ravel()
-    return betabinom(k - 1, 1, b).pmf(np.arange(k))
+    return stats.betabinom(k - 1, 1, b).pmf(np.arange(k))
 
 
 @one_thread

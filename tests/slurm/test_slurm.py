@@ -55,7 +55,7 @@ def stopped(environment: dict[str, str], results: Path, shard: int, gate: Gate) 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate", "experiments.records:Cell.append", passes=2)
+    return Gate(tmp_path / "gate", "experiments.store.records:CellFolder.append", passes=2)
 
 
 def test_a_job_at_its_time_limit_continues(slurm: dict[str, str], tmp_path: Path, gate: Gate) -> None:
