@@ -31,6 +31,7 @@ from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.explanation import Explainer
 from suny.images.dataset import Dataset
+from suny.images.filecache import FileCache
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -62,7 +63,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard."""
+    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard and the
+    folder of caches, which change no number."""
 
     settings: Settings
     dataset: Dataset
@@ -71,6 +73,7 @@ class Run:
     metrics: dict[str, Metric]
     resolved: dict[str, Any]
     shard: Shard
+    cache: FileCache
 
 
 def register_torchvision(arguments: Sequence[str]) -> None:
@@ -118,6 +121,7 @@ def read(cfg: DictConfig) -> Run:
     shard = resolved.pop("shard", None) or {}
     if not isinstance(shard, Mapping):
         raise UserError(f"shard={shard}: give shards=N for N shards, or shard.count=N shard.index=I for one of them.")
+    caches = resolved.pop("caches", None)
     groups = {g: resolved.get(g) for g in _GROUPS}
     top = {k: v for k, v in resolved.items() if k not in _GROUPS}
     settings = make(Settings, top, "")
@@ -128,15 +132,28 @@ def read(cfg: DictConfig) -> Run:
             raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
     if not metrics:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
+    dataset = make_target(groups["dataset"], "dataset", Dataset)
     return Run(
         settings=settings,
-        dataset=make_target(groups["dataset"], "dataset", Dataset),
+        dataset=dataset,
         model=make_target(groups["model"], "model", Model),
         explainer=make_target(groups["method"], "method", Explainer),
         metrics=metrics,
         resolved=resolved,
         shard=make(Shard, shard, "shard"),
+        cache=file_cache(dataset, caches, writes=not settings.dry_run),
     )
+
+
+def file_cache(dataset: Dataset, caches: Any, writes: bool = True) -> FileCache:
+    """The cache of what is derived from a data set's files, below the folder ``caches``; None: nothing is kept.
+
+    Raises:
+        UserError: ``caches`` is no folder's name.
+    """
+    if not isinstance(caches, str | None):
+        raise UserError(f"caches={caches}: give a folder, or null to keep nothing.")
+    return FileCache(Path(caches).expanduser() if caches else None, dataset.root or dataset.name, writes)
 
 
 def make_target(node: Any, where: str, kind: Any) -> Any:

@@ -8,24 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from experiments import figures
 from experiments.config import CONF, make_target
-from experiments.results import read_result
+from experiments.results import Result
 from experiments.runner import Finished
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
+from experiments.tables.specs import ABLATED
 from experiments.tables.text import arrow, interval, table
 from metrics.base import Metric
 from metrics.sanity import Sanity
 
 
-def after_sweep(cells: Sequence[Finished], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
-    """Texts for the user; pictures go to the folder."""
+def compared_numbers(metrics: Mapping[str, Metric]) -> list[str]:
+    """The keys of the records that the texts on a sweep, and its table, need beside the cells' summaries."""
+    return ["explain_seconds", *ABLATED, *(name for name, m in metrics.items() if getattr(m, "protocol", None))]
+
+
+def after_sweep(cells: Sequence[Finished], results: Sequence[Result], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
+    """Texts for the user; pictures go to the folder.
+
+    Args:
+        cells: with the numbers that :func:`compared_numbers` names.
+        results: the same cells.
+        metrics: by name.
+        folder: for pictures.
+    """
     texts = []
-    results = [read_result(c.folder) for c in cells]
     for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
         group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
         if any(getattr(m, "protocol", None) for m in metrics.values()) and len(group) > 1:
@@ -54,11 +67,12 @@ def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
     rows = []
     for kind in dict.fromkeys(type(m) for m in metrics.values() if getattr(m, "protocol", None)):
         names = [n for n, m in metrics.items() if type(m) is kind]
+        values = _values(cells, names)
         for one, other in itertools.combinations(names, 2):
             turned: list[bool] = []
             single: list[bool] = []
-            for a, b in itertools.combinations(cells, 2):
-                first, second = (_differences(a, b, name) for name in (one, other))
+            for a, b in itertools.combinations(range(len(cells)), 2):
+                first, second = (values[name][a] - values[name][b] for name in (one, other))
                 known = ~(np.isnan(first) | np.isnan(second))
                 single += (first[known] * second[known] < 0).tolist()
                 turned.append(bool(first[known].mean() * second[known].mean() < 0) if known.any() else False)
@@ -74,16 +88,17 @@ def flips(cells: Sequence[Finished], metrics: Mapping[str, Metric]) -> str:
     return table(head, rows)
 
 
-def _differences(a: Finished, b: Finished, metric: str) -> Any:
-    """a - b for each image that both have, NaN where a value is missing."""
-    values = {r["image"]: r.get(metric) for r in b.records}
-    return np.array(
-        [
-            r[metric] - values[r["image"]] if r.get(metric) is not None and values.get(r["image"]) is not None else np.nan
-            for r in a.records
-        ],
-        dtype=np.float64,
-    )
+def _values(cells: Sequence[Finished], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """For each metric its values (cells, images), NaN where one is missing."""
+    images = dict.fromkeys(r["image"] for cell in cells for r in cell.records)
+    places = {image: at for at, image in enumerate(images)}
+    found = {name: np.full((len(cells), len(places)), np.nan) for name in names}
+    for at, cell in enumerate(cells):
+        for record in cell.records:
+            for name in names:
+                if record.get(name) is not None:
+                    found[name][at, places[record["image"]]] = record[name]
+    return found
 
 
 def sanity(cells: Sequence[Finished]) -> str:

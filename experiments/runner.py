@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,14 +43,21 @@ from suny.images.view import View
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell that is complete."""
+    """A cell that is complete.
+
+    Args:
+        folder: of the cell.
+        dataset, model, method: names.
+        summary: as written.
+        records: by image; in a sweep none, or the numbers that are needed of them (:class:`experiments.results.Numbers`).
+    """
 
     folder: Path
     dataset: str
     model: str
     method: str
     summary: dict[str, Any]
-    records: tuple[Record, ...]
+    records: Collection[Record]
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def run_cell(run: Run) -> Finished | Partial:
         KeyboardInterrupt: stopped by the user; the same run continues.
     """
     device = pick_device(run.settings.device)
-    found = prepare(run, device, run.dataset.load(), run.model.build())
+    found = prepare(run, device, run.dataset.load(run.cache), run.model.build())
     classifier, samples, metrics, card, folder = found.classifier, found.samples, found.metrics, found.card, found.folder
     for note in [*found.notes, *([] if folder.exists() else superseded(folder, card))]:
         tell(f"note: {note}")

@@ -23,8 +23,9 @@ from experiments import config, progress
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
 from experiments.cost import Estimate, Estimator, said
 from experiments.machine import process_age
-from experiments.records import Record, read_records, writing
-from experiments.reports import after_sweep
+from experiments.records import read_records, writing
+from experiments.reports import after_sweep, compared_numbers
+from experiments.results import read_numbers
 from experiments.runner import Finished, Partial, run_cell
 from experiments.tables import cell_table, sweep_table
 from metrics.base import Metric
@@ -42,7 +43,7 @@ class Ended:
         overrides: its arguments.
         number: its place in the sweep.
         estimate: of a dry run.
-        cell: None where it failed; without the records where it comes from another process.
+        cell: None where it failed; in a sweep without the records, which lie on the disk.
         error: what failed, as it is told.
         lines: for the user, told in another process.
     """
@@ -105,15 +106,17 @@ class Sweep:
             cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, Finished)}.values())
             metrics = {name: metric for e in ended for name, metric in e.metrics.items()}
             if cells:
-                cells = [c if c.records else replace(c, records=_records(c.folder)) for c in cells]
+                # one cell at a time: all records of a sweep would not fit into memory
+                results = [read_numbers(c.folder, compared_numbers(metrics), c.summary["metrics"]) for c in cells]
+                cells = [replace(c, records=r.records.values()) for c, r in zip(cells, results, strict=True)]
                 print(f"\n{sweep_table(cells, metrics)}")
                 folder = next(e.results_dir for e in ended if e.cell)
-                for text in after_sweep(cells, metrics, folder):
+                for text in after_sweep(cells, results, metrics, folder):
                     print(f"\n{text}")
             complete = {c.folder for c in cells}
             parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, Partial) and e.cell.folder not in complete}
             for part in parts.values():
-                now = replace(part, done=len({r["image"] for r in _records(part.folder)}))
+                now = replace(part, done=len({r["image"] for r in read_records(part.folder)}))
                 progress.tell(f"incomplete: {now.said}; the same command continues.")
             for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
                 progress.tell(f"failed: {name}")
@@ -154,13 +157,13 @@ def compute(cfg: DictConfig) -> Ended:
             raise
         ended.error = f"error: {known}" if known else traceback.format_exc()
         ended.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
+    if several and isinstance(ended.cell, Finished):
+        ended.cell = replace(ended.cell, records=())
     job = progress.current_job()
     if job is None:
         _sweep.several = several
         _sweep.add(ended)
         return ended
-    if isinstance(ended.cell, Finished):
-        ended.cell = replace(ended.cell, records=())  # they lie on the disk
     ended.lines = job.lines
     return ended
 
@@ -251,8 +254,3 @@ def _telling(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]
     """The names of jobs: their overrides without those that all jobs have."""
     common = set.intersection(*map(set, all_jobs)) if len(all_jobs) > 1 else set()
     return [", ".join(o for o in job if o not in common) for job in jobs]
-
-
-def _records(folder: Path) -> tuple[Record, ...]:
-    """By image, as the runner has them."""
-    return tuple(sorted(read_records(folder), key=lambda r: r["image"]))
