@@ -6,6 +6,7 @@
     metrics    deletion and insertion beside the network's own throughput
     memory     the peak of every method, each in a process of its own
     held       growth of the process over 200 explained images, for methods that explain one in less than a second
+    scale      time and bytes from a start to its first image, of a data set of many: first and second start, several at once
     error      error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
@@ -14,6 +15,8 @@ Whatever is compared is timed in turn, in one run, so that a ratio holds when th
     seconds=S          how long each throughput is measured
     quick=true         fewer points in every series, and no process started: to see that it works
     batch_size=32      images a pass (memory)
+    images=50000       of a folder that is made in a temporary directory (scale)
+    together=8         processes that start at once (scale)
     certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
                        (suny)
     out=FILE           the figures as CSV; empty: not written
@@ -31,7 +34,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments import config
-from experiments.benchmark import error, memory, speed
+from experiments.benchmark import error, memory, scale, speed
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import Figure, network
 from experiments.benchmark.ratios import Ratios
@@ -46,6 +49,8 @@ _KEYS = {
     "seconds": "4",
     "quick": "false",
     "batch_size": "32",
+    "images": "50000",
+    "together": "8",
     "certificate": "results/tables/sampling_error.png",
     "out": "results/tables/benchmark_{what}.csv",
     "device": "auto",
@@ -54,7 +59,7 @@ _KEYS = {
 
 _THREE = "efficientnet_lite0,resnet50,vgg16"
 _MODELS = {"ratios": "efficientnet_lite0", "suny": _THREE, "metrics": _THREE, "memory": "resnet50", "held": _THREE,
-           "error": "efficientnet_lite0", "peak": "resnet50"}  # fmt: skip
+           "error": "efficientnet_lite0", "peak": "resnet50", "scale": "-"}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,13 +77,15 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     steps = {
         "ratios": len(Ratios.PARTS), "suny": 6, "metrics": 1, "memory": len(memory.methods()), "held": memory.IMAGES[-1],
-        "error": len(error.METHODS) * (1 + len(error.SETTINGS)),
+        "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "scale": scale.STEPS,
     }  # fmt: skip
     figures: list[Figure] = []
     with tqdm(total=len(names) * steps[what], unit="step") as progress:
         if what == "memory":
             figures = memory.peaks(names, batch_size, device, progress)
-        for name in names if what != "memory" else ():
+        if what == "scale":
+            figures = scale.figures(int(_number(keys, "images")), int(_number(keys, "together")), progress)
+        for name in names if what not in ("memory", "scale") else ():
             classifier = network(name)
             if what == "ratios":
                 figures += Ratios(classifier, device, seconds, quick).measure(progress)
