@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from suny.classifiers.classifier import Model
     from suny.explanation import Explainer
     from suny.images.dataset import Dataset
+    from suny.images.filecache import FileCache
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -64,7 +65,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard."""
+    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard and the
+    folder of caches, which change no number."""
 
     settings: Settings
     dataset: Dataset
@@ -73,6 +75,7 @@ class Run:
     metrics: dict[str, Metric]
     resolved: dict[str, Any]
     shard: Shard
+    cache: FileCache
 
 
 def register_torchvision(arguments: Sequence[str]) -> None:
@@ -120,6 +123,7 @@ def read(cfg: DictConfig) -> Run:
     shard = resolved.pop("shard", None) or {}
     if not isinstance(shard, Mapping):
         raise UserError(f"shard={shard}: give shards=N for N shards, or shard.count=N shard.index=I for one of them.")
+    caches = resolved.pop("caches", None)
     groups = {g: resolved.get(g) for g in _GROUPS}
     top = {k: v for k, v in resolved.items() if k not in _GROUPS}
     settings = make(Settings, top, "")
@@ -134,15 +138,30 @@ def read(cfg: DictConfig) -> Run:
     from suny.explanation import Explainer
     from suny.images.dataset import Dataset
 
+    dataset = make_target(groups["dataset"], "dataset", Dataset)
     return Run(
         settings=settings,
-        dataset=make_target(groups["dataset"], "dataset", Dataset),
+        dataset=dataset,
         model=make_target(groups["model"], "model", Model),
         explainer=make_target(groups["method"], "method", Explainer),
         metrics={name: make_target(node, f"metrics.{name}", Metric) for name, node in groups["metrics"].items()},
         resolved=resolved,
         shard=make(Shard, shard, "shard"),
+        cache=file_cache(dataset, caches, writes=not settings.dry_run),
     )
+
+
+def file_cache(dataset: Dataset, caches: Any, writes: bool = True) -> FileCache:
+    """The cache of what is derived from a data set's files, below the folder ``caches``; None: nothing is kept.
+
+    Raises:
+        UserError: ``caches`` is no folder's name.
+    """
+    from suny.images.filecache import FileCache
+
+    if not isinstance(caches, str | None):
+        raise UserError(f"caches={caches}: give a folder, or null to keep nothing.")
+    return FileCache(Path(caches).expanduser() if caches else None, dataset.root or dataset.name, writes)
 
 
 def target_class(node: Any, where: str) -> type:

@@ -126,7 +126,7 @@ class Estimator:
             run = replace(run, dataset=replace(run.dataset, root=elsewhere.name))
 
         def listed() -> tuple[ImageList, str]:
-            images = run.dataset.load()
+            images = run.dataset.load(run.cache)
             return images, images.digest  # which reads the files, here once for all cells
 
         (images, _), loading = self._once("dataset", run.resolved["dataset"], listed)

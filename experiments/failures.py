@@ -8,7 +8,7 @@ that tells the species apart (Xuan et al., arXiv 2303.00244). Writes one picture
     cases=10         how many misclassified images, drawn by seed; all: every one
     out=DIR          where results go; default: results/failures
     workers=N        processes that decode images while they are classified; default: half of the CPU's cores, at most 8
-    caches=DIR       where the network's outputs are stored; default: results/caches
+    caches=DIR       where the network's outputs and what is derived from the images' files are stored; default: results/caches
 
 All others are those of run.py: dataset.root=, dataset.limit=, model=, model.checkpoint=, method=, device=, seed=, ... The
 method must have a map for each side: suny, suny_filter, suny_region, ... The same command continues where it was stopped.
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(run.explainer, StoredMaps) or not getattr(run.explainer, "two_sided", False):
         raise UserError(f"method={run.explainer.name} has no map for each side: give method=suny, suny_filter or suny_region.")
     device = pick_device(run.settings.device)
-    images = readable(run.dataset.load(), run.dataset.strict)
+    images = readable(run.dataset.load(config.file_cache(run.dataset, own["caches"])), run.dataset.strict)
     classifier = run.model.build()
     samples, notes = with_comparable_labels(run, images, classifier)
     for note in (*images.notes, *notes):

@@ -8,35 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from experiments.cell.ending import FinishedCell
 from experiments.config import CONF, make_target
-from experiments.store.reading import read_result
+from experiments.store.reading import Result
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
+from experiments.tables.specs import ABLATED
 from experiments.tables.text import arrow, interval, table
 from metrics.base import Metric
 from metrics.sanity import Sanity
 
 
-def after_sweep(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric], folder: Path) -> list[str]:
-    """Texts for the user; pictures go to the folder."""
-    from experiments import figures  # these two not above: this draws, the lists below do not
+def compared_numbers(cell: Result) -> list[str]:
+    """The keys of the records that the texts on a sweep need of a cell beside its means."""
+    return [*ABLATED, *(name for name, m in cell.measures.items() if getattr(m.metric, "protocol", None))]
+
+
+def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:
+    """Texts for the user; pictures go to the folder.
+
+    Args:
+        cells: with the numbers that :func:`compared_numbers` names.
+        folder: for pictures.
+    """
+    from experiments import figures  # not above: this draws, the lists below do not
 
     texts = []
-    results = [read_result(c.folder) for c in cells]
     for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
         group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
+        metrics = {name: m.metric for c in group for name, m in c.measures.items() if m.metric}
         if any(getattr(m, "protocol", None) for m in metrics.values()) and len(group) > 1:
             texts.append(f"{dataset} / {model}: do the protocols agree?\n\n{flips(group, metrics)}")
         if any(isinstance(m, Sanity) for m in metrics.values()):
             texts.append(f"{dataset} / {model}: sanity check\n\n{sanity(group)}")
     with figures.styled():
-        for block in blocks(results, ["sanity"]):
+        for block in blocks(cells, ["sanity"]):
             texts.append(_drawn(figures.sanity(block), folder / figures.file_name("sanity", block)))
-        for sweep in sweeps(results):
+        for sweep in sweeps(cells):
             text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
             texts.append(f"{text}\n\n{_drawn(figures.ablation(sweep), folder / figures.sweep_name(sweep))}")
     return texts
@@ -49,7 +60,7 @@ def _drawn(figure: Any, path: Path) -> str:
     return f"drawn: {path}.pdf and .png"
 
 
-def flips(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric]) -> str:
+def flips(cells: Sequence[Result], metrics: Mapping[str, Metric]) -> str:
     """How often two settings of a metric rank two methods the other way round, by their means and on single images.
 
     Ties count as no flip.
@@ -57,11 +68,12 @@ def flips(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric]) -> str:
     rows = []
     for kind in dict.fromkeys(type(m) for m in metrics.values() if getattr(m, "protocol", None)):
         names = [n for n, m in metrics.items() if type(m) is kind]
+        values = _values(cells, names)
         for one, other in itertools.combinations(names, 2):
             turned: list[bool] = []
             single: list[bool] = []
-            for a, b in itertools.combinations(cells, 2):
-                first, second = (_differences(a, b, name) for name in (one, other))
+            for a, b in itertools.combinations(range(len(cells)), 2):
+                first, second = (values[name][a] - values[name][b] for name in (one, other))
                 known = ~(np.isnan(first) | np.isnan(second))
                 single += (first[known] * second[known] < 0).tolist()
                 turned.append(bool(first[known].mean() * second[known].mean() < 0) if known.any() else False)
@@ -77,23 +89,24 @@ def flips(cells: Sequence[FinishedCell], metrics: Mapping[str, Metric]) -> str:
     return table(head, rows)
 
 
-def _differences(a: FinishedCell, b: FinishedCell, metric: str) -> Any:
-    """a - b for each image that both have, NaN where a value is missing."""
-    values = {r["image"]: r.get(metric) for r in b.records}
-    return np.array(
-        [
-            r[metric] - values[r["image"]] if r.get(metric) is not None and values.get(r["image"]) is not None else np.nan
-            for r in a.records
-        ],
-        dtype=np.float64,
-    )
+def _values(cells: Sequence[Result], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """For each metric its values (cells, images), NaN where one is missing."""
+    images = dict.fromkeys(image for cell in cells for image in cell.records)
+    places = {image: at for at, image in enumerate(images)}
+    found = {name: np.full((len(cells), len(places)), np.nan) for name in names}
+    for at, cell in enumerate(cells):
+        for record in cell.records.values():
+            for name in names:
+                if record.get(name) is not None:
+                    found[name][at, places[record["image"]]] = record[name]
+    return found
 
 
-def sanity(cells: Sequence[FinishedCell]) -> str:
+def sanity(cells: Sequence[Result]) -> str:
     """Similarity to the original map at each stage."""
     rows = []
     for cell in cells:
-        for entry in cell.summary["metrics"].values():
+        for entry in (cell.entry(name) for name, measure in cell.measures.items() if measure.metric):
             for stage, values in entry.get("stages", {}).items():
                 rows.append([cell.method, stage, *(interval(v) for v in values.values()), values["spearman"]["n"]])
     return table(["method", "random from", "Spearman", "SSIM", "n"], rows)

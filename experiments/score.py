@@ -16,8 +16,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import config
-from experiments.cell.cell import FinishedCell, run_cell
+from experiments.cell.cell import run_cell
+from experiments.cell.ending import FinishedCell
 from experiments.cli import EXIT_OK, composed, guarded
+from experiments.store.reading import read_result
 from experiments.tables import cell_table
 from suny.errors import UserError
 
@@ -46,7 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     cfg = OmegaConf.merge({k: v for k, v in asked.items() if k not in (*kept, "method")}, kept, {"method": method})
     run = config.read(cast(DictConfig, cfg))
     cell = run_cell(run)
-    print(cell_table(cell, run.metrics) if isinstance(cell, FinishedCell) else f"the shard is complete; {cell}")
+    if isinstance(cell, FinishedCell):
+        print(cell_table(read_result(cell.folder, cell.columns)))
+    else:
+        print(f"the shard is complete; {cell}")
     print(f"results: {cell.folder}")
     return EXIT_OK
 

@@ -23,12 +23,13 @@ from tqdm import tqdm
 from experiments import config, progress
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
-from experiments.store.records import Record, read_records, writing
+from experiments.store.records import read_records, writing
 from suny.errors import UserError
 
 # Every command imports this module, those too that compute nothing: what needs torch is imported where something is computed.
 if TYPE_CHECKING:
     from experiments.cost import Estimate, Estimator
+    from experiments.store.reading import Result
     from metrics.base import Metric
 
 # how a launcher's jobs end: a job's place, and what it returned, or in a few words why it returned nothing; None: not yet
@@ -43,7 +44,7 @@ class Ended:
         overrides: its arguments.
         number: its place in the sweep.
         estimate: of a dry run.
-        cell: None where it failed; without the records where it comes from another process.
+        cell: None where it failed; in a sweep without the records, which lie on the disk.
         error: what failed, as it is told.
         lines: for the user, told in another process.
     """
@@ -81,10 +82,11 @@ class Sweep:
         if ended.estimate:
             progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
         if isinstance(ended.cell, FinishedCell):
+            from experiments.store.reading import read_result
             from experiments.tables import cell_table
 
             if not self.several:
-                tqdm.write(cell_table(ended.cell, ended.metrics))
+                tqdm.write(cell_table(read_result(ended.cell.folder, ended.cell.columns)))
                 if (ended.cell.folder / "pictures").is_dir():
                     tqdm.write(f"pictures: {ended.cell.folder / 'pictures'}")
             line = f"results: {ended.cell.folder}"  # every shard that comes last may say so
@@ -110,18 +112,17 @@ class Sweep:
             from experiments.tables import sweep_table
 
             ended = sorted(self.ended, key=lambda e: e.number)
-            cells = list({e.cell.folder: e.cell for e in ended if isinstance(e.cell, FinishedCell)}.values())
-            metrics = {name: metric for e in ended for name, metric in e.metrics.items()}
-            if cells:
-                cells = [c if c.records else replace(c, records=_records(c.folder)) for c in cells]
-                print(f"\n{sweep_table(cells, metrics)}")
+            finished = {(e.cell.folder, *e.cell.columns.values()): e for e in ended if isinstance(e.cell, FinishedCell)}
+            if finished:
+                cells = _read(list(finished.values()))
+                print(f"\n{sweep_table(cells)}")
                 folder = next(e.results_dir for e in ended if e.cell)
-                for text in after_sweep(cells, metrics, folder):
+                for text in after_sweep([cell for _, cell in cells], folder):
                     print(f"\n{text}")
-            complete = {c.folder for c in cells}
+            complete = {key[0] for key in finished}
             parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, CellProgress) and e.cell.folder not in complete}
             for part in parts.values():
-                now = replace(part, done=len({r["image"] for r in _records(part.folder)}))
+                now = replace(part, done=len({r["image"] for r in read_records(part.folder)}))
                 progress.tell(f"incomplete: {now}; the same command continues.")
             for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
                 progress.tell(f"failed: {name}")
@@ -173,8 +174,6 @@ def compute(cfg: DictConfig) -> Ended:
         _sweep.several = several
         _sweep.add(ended)
         return ended
-    if isinstance(ended.cell, FinishedCell):
-        ended.cell = replace(ended.cell, records=())  # they lie on the disk
     ended.lines = job.lines
     return ended
 
@@ -261,12 +260,28 @@ def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
     return [*rest, f"shard.count={count}", f"shard.index=range({count})"] if count > 1 else rest
 
 
+def _read(finished: Sequence[Ended]) -> list[tuple[str, Result]]:
+    """The finished cells of a sweep, each with the name of its row: the method, and the keys that are not the same in all.
+
+    One cell is read at a time, and only numbers of it are kept: all records of a sweep would not fit into memory.
+    """
+    from experiments.reports import compared_numbers
+    from experiments.store.reading import read_result, without_records
+
+    overrides = [e.overrides for e in finished]
+    cells: list[tuple[str, Result]] = []
+    for ended, name in zip(finished, _telling(overrides, overrides), strict=True):
+        assert isinstance(ended.cell, FinishedCell)
+        result = read_result(ended.cell.folder, ended.cell.columns)
+        # data, network and method have places of their own, and shards and metrics make no other cell
+        keys = [k for k in name.split(", ") if k and not re.match(r"(method|dataset|model|metrics|shard\.\w+)=", k)]
+        row = f"{result.method} ({', '.join(k.removeprefix('method.') for k in keys)})" if keys else result.method
+        cells.append((row, without_records(result, compared_numbers(result))))
+    places = [(row, r.dataset, r.model) for row, r in cells]
+    return [(f"{row} {r.digest}" if places.count(p) > 1 else row, r) for (row, r), p in zip(cells, places, strict=True)]
+
+
 def _telling(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:
     """The names of jobs: their overrides without those that all jobs have."""
     common = set.intersection(*map(set, all_jobs)) if len(all_jobs) > 1 else set()
     return [", ".join(o for o in job if o not in common) for job in jobs]
-
-
-def _records(folder: Path) -> tuple[Record, ...]:
-    """By image, as the runner has them."""
-    return tuple(sorted(read_records(folder), key=lambda r: r["image"]))

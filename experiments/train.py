@@ -54,6 +54,7 @@ from suny.classifiers.head import remove_head, replace_head
 from suny.configured import Seed, configured
 from suny.errors import UserError
 from suny.images.dataset import Dataset, ImageList, set_apart
+from suny.images.filecache import FileCache
 from suny.seeds import image_seed
 
 _GROUPS = ("dataset", "model", "recipe")
@@ -143,7 +144,7 @@ def read(overrides: list[str]) -> Training:
     if Path(settings.out).suffix != ".safetensors":
         raise UserError(f"out={settings.out}: give a file name that ends in .safetensors.")
     device = pick_device(settings.device)
-    train, test, classes = parts(dataset)
+    train, test, classes = parts(dataset, config.file_cache(dataset, settings.caches))
     classifier = model.build()
     source = model.source()
     decisive = {
@@ -161,8 +162,12 @@ def read(overrides: list[str]) -> Training:
     return Training(settings, dataset, model, recipe, resolved, device, train, test, classes, source, classifier, digest)
 
 
-def parts(dataset: Dataset) -> tuple[ImageList, ImageList, tuple[int, ...]]:
+def parts(dataset: Dataset, cache: FileCache | None = None) -> tuple[ImageList, ImageList, tuple[int, ...]]:
     """The train and the test part of a data set, and the class indices in the train part.
+
+    Args:
+        dataset: with a key ``split``.
+        cache: of its files (:meth:`~suny.images.dataset.Dataset.load`).
 
     Raises:
         UserError: a data set without parts, fewer than two classes, a test image of a class that cannot be learnt.
@@ -170,7 +175,7 @@ def parts(dataset: Dataset) -> tuple[ImageList, ImageList, tuple[int, ...]]:
     if not hasattr(dataset, "split"):
         raise UserError(f"dataset={dataset.name} has no train part: give dataset=cub or dataset=imagefolder.")
     both = (replace(dataset, split=s) for s in ("train", "test"))  # type: ignore[call-arg]
-    train, test = (readable(part.load(), dataset.strict) for part in both)
+    train, test = (readable(part.load(cache), dataset.strict) for part in both)
     for note in dict.fromkeys((*train.notes, *test.notes)):
         tell(f"note: {note}")
     classes = sorted({s.label for s in train.samples if s.label is not None})

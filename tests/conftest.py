@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,14 @@ def real(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real images in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests derive from files is kept apart from what users did."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUNY_CACHES", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 @pytest.fixture

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torchvision
+from tqdm import tqdm
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import error, memory
+from experiments.benchmark import error, memory, scale
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
@@ -19,6 +21,11 @@ from experiments.cli import guarded
 from experiments.config import CONF
 from experiments.machine import forget_peak
 from suny.classifiers.engine import Engine
+from suny.images import filecache
+from suny.images.decode import decode
+from suny.images.demo import Demo
+from suny.images.geometry import Box
+from suny.images.ilsvrc2012 import Ilsvrc2012
 
 from .conftest import engine_for, noise
 
@@ -113,6 +120,33 @@ def test_the_error_of_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 0 < exact < 1
     assert 0 < table["value"][at + 1] < 0.1  # eight bits of a mantissa
     assert table["value"][at + 1] <= table["value"][at + 2]  # no mean is further off than the worst image
+
+
+def test_what_starts_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: what a start reads is counted all the same."""
+    monkeypatch.setattr(filecache, "SETTLED", 0.0)
+    monkeypatch.setattr(scale, "SETTLED", 0.0)
+    monkeypatch.setattr(scale, "_started", lambda root, caches, count: [scale.start(root, caches) for _ in range(count)])
+    decode(Demo(name="demo").load().samples[0].path)  # Pillow reads its own files with its first picture
+    with tqdm(total=scale.STEPS, file=io.StringIO()) as progress:
+        found = {f.what: f.value for f in scale.figures(20, 2, progress)}
+        assert progress.n == scale.STEPS
+    scale.make(tmp_path, 20)
+    images = Ilsvrc2012(name="ilsvrc2012", root=str(tmp_path)).load()
+    assert {(s.label, s.boxes) for s in images.samples} == {(i, (Box(5, 6, 50, 40),)) for i in range(1, 21)}
+    if Path("/proc/self/io").exists():
+        files = sum(path.stat().st_size for path in tmp_path.rglob("*.*")) / 1e6
+        assert files < found["first start: read"] == pytest.approx(found["caches=null: read"], rel=1e-3)
+        assert found["second start: read"] < found["first start: read"] - files * 0.9
+        assert found["64 shards, second start, 64 times that of one: read"] == pytest.approx(64 * found["second start: read"])
+        assert found["2 processes at once, second start: read"] == pytest.approx(2 * found["second start: read"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_starts_of_other_processes(tmp_path: Path) -> None:
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["scale", "images=20", "together=2", f"out={out}"]) == 0
+    assert len(pd.read_csv(out)) == 2 * scale.STEPS + 2
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from experiments import score
-from experiments.cell.cell import FinishedCell
 from experiments.cli import guarded
 from experiments.reports import flips
+from experiments.store.reading import Result
 from experiments.store.records import read_records
 from metrics.deletion_insertion import Deletion
 
@@ -162,9 +162,9 @@ def test_the_protocols_experiment(cli: Cli, photos: Path, tmp_path: Path) -> Non
 def test_flips_by_hand() -> None:
     metrics = {"one": Deletion(name="one", protocol="a"), "other": Deletion(name="other", protocol="b")}
 
-    def cell(method: str, values: list[tuple[float, float | None]]) -> FinishedCell:
-        records = tuple({"image": str(i), "one": a, "other": b} for i, (a, b) in enumerate(values))
-        return FinishedCell(Path(), "d", "m", method, {}, records)
+    def cell(method: str, values: list[tuple[float, float | None]]) -> Result:
+        records = {str(i): {"image": str(i), "one": a, "other": b} for i, (a, b) in enumerate(values)}
+        return Result(Path(method), {}, records, {})
 
     first = cell("x", [(0.1, 0.3), (0.2, 0.2), (0.3, 0.3), (0.1, None)])
     second = cell("y", [(0.2, 0.1), (0.1, 0.1), (0.4, 0.3), (0.9, 0.9)])

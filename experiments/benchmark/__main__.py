@@ -8,6 +8,7 @@
     held       growth of the process over 200 explained images, for methods that explain one in less than a second
     threads    seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU; 4 minutes
     start      seconds to --help, to a mistake's line and to a run's first image, beside import torch, torchvision
+    scale      time and bytes from a start to its first image, of a data set of many: first and second start, several at once
     error      error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
@@ -16,6 +17,8 @@ Whatever is compared is timed in turn, in one run, so that a ratio holds when th
     seconds=S          how long each throughput is measured
     quick=true         fewer points in every series, one start of a kind (start), no process (ratios): to see that it works
     batch_size=32      images a pass (memory)
+    images=50000       of a folder that is made in a temporary directory (scale)
+    together=8         processes that start at once (scale)
     certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
                        (suny)
     out=FILE           the figures as CSV; empty: not written
@@ -34,7 +37,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments import config
-from experiments.benchmark import error, memory, speed, start, threads
+from experiments.benchmark import error, memory, scale, speed, start, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
@@ -49,6 +52,8 @@ _KEYS = {
     "seconds": "4",
     "quick": "false",
     "batch_size": "32",
+    "images": "50000",
+    "together": "8",
     "certificate": "results/tables/sampling_error.png",
     "out": "results/tables/benchmark_{what}.csv",
     "device": "auto",
@@ -58,7 +63,7 @@ _KEYS = {
 _THREE = "efficientnet_lite0,resnet50,vgg16"
 _MODELS = {"ratios": "efficientnet_lite0", "suny": _THREE, "metrics": _THREE, "memory": "resnet50", "held": _THREE,
            "start": "efficientnet_lite0", "error": "efficientnet_lite0", "threads": "efficientnet_lite0",
-           "peak": "resnet50"}  # fmt: skip
+           "peak": "resnet50", "scale": "-"}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     steps = {
         "ratios": len(Ratios.PARTS), "suny": 6, "metrics": 1, "memory": len(memory.methods()), "held": memory.IMAGES[-1],
-        "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "threads": 2 * len(threads.parts()),
+        "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "threads": 2 * len(threads.parts()), "scale": scale.STEPS,
         "start": 1 if quick else start.ROUNDS,
     }  # fmt: skip
     figures: list[Any] = []
@@ -85,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
             figures = memory.peaks(names, batch_size, device, progress)
         if what == "threads":
             figures = threads.ratios(names, seconds / 4, threads.parts(), progress)
-        for name in names if what not in ("memory", "threads") else ():
+        if what == "scale":
+            figures = scale.figures(int(_number(keys, "images")), int(_number(keys, "together")), progress)
+        for name in names if what not in ("memory", "threads", "scale") else ():
             classifier = network(name)
             if what == "ratios":
                 figures += Ratios(classifier, device, seconds, quick).measure(progress)

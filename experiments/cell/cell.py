@@ -178,7 +178,10 @@ class Cell:
                 if done < len(order):
                     return CellProgress(self.folder, done, len(order))
                 merge(folder, order, own)
-                return self._finished(folder, tuple(folder.records[image] for image in order))
+                complete = [folder.records[image] for image in order]
+                if folder.read_summary(digest_of(complete)) is None:
+                    folder.write_summary(self.summarise(complete))
+        return FinishedCell(self.folder, self.keys)
 
     def _record_all(self, engine: Engine, folder: CellFolder, samples: Sequence[Sample], count: int) -> None:
         """Records images that are not recorded yet, out of so many."""
@@ -227,17 +230,6 @@ class Cell:
         tell(
             f"note: {names}: {len(again)} images are explained again, {forwards:.0f} forwards and {seconds:.2f} s each, since "
             "their maps are not stored (maps=true stores them)"
-        )
-
-    def _finished(self, folder: CellFolder, records: tuple[Record, ...]) -> FinishedCell:
-        summary = folder.read_summary(digest_of(records))
-        if summary is None:
-            summary = self.summarise(records)
-            folder.write_summary(summary)
-        asked = {name: summary["metrics"][key] for name, key in self.keys.items()}
-        run = self.run
-        return FinishedCell(
-            self.folder, run.dataset.name, run.model.name, run.explainer.name, {**summary, "metrics": asked}, records
         )
 
     def summarise(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -521,7 +513,7 @@ class MeasuredColumns:
 
 def run_cell(run: Run) -> FinishedCell | CellProgress:
     """Computes what is missing of a cell (:meth:`Cell.compute`)."""
-    return Cell(run, pick_device(run.settings.device), run.dataset.load(), run.model.build()).compute()
+    return Cell(run, pick_device(run.settings.device), run.dataset.load(run.cache), run.model.build()).compute()
 
 
 def was_read(record: Record | None) -> bool:

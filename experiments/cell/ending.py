@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A cell that is complete, with the columns that were asked for: ``summary["metrics"]`` has these under their names."""
+    """A cell that is complete, as far as it was asked for.
+
+    Args:
+        folder: of the cell.
+        columns: for each metric that was asked for, the key of its column.
+    """
 
     folder: Path
-    dataset: str
-    model: str
-    method: str
-    summary: dict[str, Any]
-    records: tuple[dict[str, Any], ...]
+    columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from baselines.precomputed import Precomputed
-from experiments.config import make_target
+from experiments.cli import composed
+from experiments.config import file_cache, make_target
 from experiments.store.reading import Result
 from suny.errors import UserError
 from suny.explanation import MissingMap
@@ -74,7 +75,8 @@ def view_of(result: Result) -> View:
 def _loaded(configuration: str, digest: str) -> tuple[dict[str, Sample], dict[int, str], str]:
     """Samples and class names of a data set, and why there are none: other images than the cell's are not shown as its own."""
     try:
-        found = make_target(json.loads(configuration), "dataset", Dataset).load()
+        dataset = make_target(json.loads(configuration), "dataset", Dataset)
+        found = dataset.load(file_cache(dataset, composed([]).caches))
     except (UserError, OSError) as error:
         return {}, {}, str(error)
     if found.digest != digest:

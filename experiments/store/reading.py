@@ -7,13 +7,17 @@ where their protocols are the same (:attr:`Result.protocol` and the measure's ow
 from __future__ import annotations
 
 import functools
+import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from experiments.cli import composed
@@ -49,6 +53,9 @@ _COSTS = {
     "explain_backwards": ("backwards/image", 0, False),
     "explain_seconds": ("s/image", 3, True),
 }
+
+
+_PASSES = ("forwards", "seconds", "explain_forwards", "explain_tail_forwards", "explain_seconds")
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,12 @@ class Result:
         boxes = any("boxes" in m.metric.needs for m in self.measures.values() if m.metric)
         return failures_of(list(self.records.values()), boxes)
 
+    @functools.cached_property
+    def passes(self) -> dict[str, float]:
+        """Passes and seconds per image, of the whole record and of its explanation: means over the images that were read."""
+        read = [r for r in self.records.values() if r["status"] in READ]
+        return {key: float(np.mean([r[key] for r in read])) if read else 0.0 for key in _PASSES}
+
     @property
     def complete(self) -> bool:
         return len(self.records) == self.count
@@ -180,13 +193,18 @@ class Result:
         return self._entries[name]
 
 
-def read_result(folder: Path) -> Result:
-    """One cell, with the first setting of each metric.
+def read_result(folder: Path, columns: Mapping[str, str] | None = None) -> Result:
+    """One cell with one setting of each metric.
+
+    Args:
+        folder: of the cell.
+        columns: for each metric the key of its column; default: the first setting of every metric.
 
     Raises:
         UserError: the card is damaged, or of another version of the project.
     """
-    return read_cell(folder)[0]
+    card, records = _card_and_records(folder)
+    return _result(folder, card, records, _settings(card)[0] if columns is None else columns)
 
 
 def read_cell(folder: Path) -> list[Result]:
@@ -195,29 +213,38 @@ def read_cell(folder: Path) -> list[Result]:
     Raises:
         UserError: the card is damaged, or of another version of the project.
     """
+    card, records = _card_and_records(folder)
+    first, *others = (_result(folder, card, records, keys) for keys in _settings(card))
+    # what explaining cost is told once
+    return [first, *(replace(r, measures={n: m for n, m in r.measures.items() if m.metric}) for r in others)]
+
+
+def _card_and_records(folder: Path) -> tuple[dict[str, Any], dict[str, Record]]:
+    """The card, and the records in the order of the images, as the cell has them: an interval depends on it."""
     card = CellFolder(folder).read_card()
     if card is None or not {"configuration", "identity", "family", "columns"} <= set(card):
         raise UserError(f"{folder}/card.yaml is damaged: move the folder {folder} away.")
     names = [card["identity"].get(group, {}).get("name") for group in ("dataset", "model", "method")]
     if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
         raise UserError(f"{folder}/card.yaml is damaged (names: {names!a}): move the folder {folder} away.")
-    # in the order of the images, as the cell has them: an interval depends on it
-    records = {r["image"]: r for r in sorted(read_records(folder, DONE), key=lambda r: r["image"])}
-    settings: list[dict[str, str]] = [{}]  # for each result the keys of its columns by metric
+    return card, {r["image"]: r for r in sorted(read_records(folder, DONE), key=lambda r: r["image"])}
+
+
+def _settings(card: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The keys of a cell's columns by metric: a mapping, and further ones where a metric has several settings."""
+    settings: list[dict[str, str]] = [{}]
     for key, column in card["columns"].items():
         name = name_of_column(key, column)
         free = next((s for s in settings if name not in s), None)
         if free is None:
             settings.append(free := {})
         free[name] = key
-    costs = _costs(card) if "maps" not in card["identity"] else {}
-    results = []
-    for at, keys in enumerate(settings):
-        measures = _measures(folder, card, keys)
-        if at == 0:
-            measures |= costs
-        results.append(Result(folder, card, {i: _renamed(r, keys) for i, r in records.items()}, measures))
-    return results
+    return settings
+
+
+def _result(folder: Path, card: Mapping[str, Any], records: Mapping[str, Record], keys: Mapping[str, str]) -> Result:
+    measures = _measures(folder, card, keys) | ({} if "maps" in card["identity"] else _costs(card))
+    return Result(folder, card, {i: _renamed(r, keys) for i, r in records.items()}, measures)
 
 
 def _measures(folder: Path, card: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Measure]:
@@ -250,6 +277,50 @@ def _renamed(record: Record, keys: Mapping[str, str]) -> Record:
     curves = {name: record["curves"][key] for name, key in keys.items() if key in record.get("curves", {})}
     others = {k: v for k, v in record.items() if k not in keys and k != "curves"}
     return {**others, **values, **({"curves": curves} if curves else {})}
+
+
+class Numbers(Mapping[str, Record]):
+    """Some keys of a cell's records, those whose values are numbers, as arrays: what comparing cells image by image needs, in a
+    small part of the memory that the records take.
+
+    Args:
+        records: of a cell, by image.
+        names: the keys.
+    """
+
+    def __init__(self, records: Mapping[str, Record], names: Iterable[str]) -> None:
+        # several cells have the same images, whose ids are then in memory once
+        self._places = {sys.intern(image): at for at, image in enumerate(records)}
+        self._columns: dict[str, NDArray[np.float64]] = {}
+        for name in dict.fromkeys(names):
+            values = [r.get(name) for r in records.values()]
+            if all(v is None or type(v) in (int, float) for v in values):
+                self._columns[name] = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+    def __getitem__(self, image: str) -> Record:
+        at = self._places[image]
+        values = {name: float(column[at]) for name, column in self._columns.items()}
+        return {"image": image} | {name: None if math.isnan(v) else v for name, v in values.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def without_records(result: Result, names: Iterable[str]) -> Result:
+    """A cell without its records, of which it has :class:`Numbers` only, and what is known of them as a whole.
+
+    Args:
+        result: the cell.
+        names: the keys of the records that are needed.
+    """
+    for name in result.measures:
+        result.entry(name)
+    light = replace(result, records=Numbers(result.records, names), _entries=dict(result._entries))
+    light.__dict__.update(failures=result.failures, passes=result.passes)
+    return light
 
 
 def read_results(folder: Path) -> list[Result]:

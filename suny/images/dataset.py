@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-import unicodedata
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
+from suny.images.filecache import FileCache, Store, absolute
 from suny.images.geometry import Box, upright_box
 
 if TYPE_CHECKING:  # a folder that is missing is told without torch
@@ -43,6 +44,8 @@ _END = 65536  # bytes
 
 # what file systems allow, bytes; and a path, characters, so that there is room for the folders above it
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
 # imagenet: ImageNet's indices 0..999; own: the data set's official ids; folders: positions in a sorted list of folders
 LabelSpace = Literal["imagenet", "own", "folders"]
@@ -85,6 +88,7 @@ class ImageList:
         has_boxes: whether the data set is annotated with boxes at all.
         has_causes: whether it is known what its images' classes are caused by.
         notes: what a user should know about the list, one line each.
+        cache: where its digest is kept.
     """
 
     samples: tuple[Sample, ...]
@@ -93,20 +97,32 @@ class ImageList:
     has_boxes: bool
     has_causes: bool = False
     notes: tuple[str, ...] = field(default=())
+    cache: FileCache = field(default=FileCache(), repr=False, compare=False)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the image ids, labels, boxes, parts and of the files' content, wherever they lie.
 
-        Of a file its size, first and last 64 kB count: other pixels under the same name are another list, and 50,000 files
-        are read in a minute.
+        Of a file its size, first and last 64 kB count: other pixels under the same name are another list. As long as no file
+        changes, they are read once, and then known from the cache.
         """
-        digest = hashlib.sha256()
-        for s in self.samples:
-            boxes = [[b.x0, b.y0, b.x1, b.y1] for b in s.boxes]
-            digest.update(json.dumps([s.image, s.label, boxes, s.parts, s.annotated_size]).encode())
-            digest.update(_fingerprint(s.path))
-        return digest.hexdigest()
+
+        def read() -> tuple[str, bool]:
+            digest, good = hashlib.sha256(), True
+            for sample, line in zip(self.samples, lines, strict=True):
+                content, sure = _fingerprint(sample.path)
+                digest.update(line)
+                digest.update(content)
+                good = good and sure
+            return digest.hexdigest(), good
+
+        lines = [_said(s) for s in self.samples]
+        paths = [s.path for s in self.samples]
+        about = hashlib.sha256()
+        for line, path in zip(lines, paths, strict=True):
+            about.update(line + b"\0" + os.fsencode(absolute(path)) + b"\0")
+        with self.cache.open("lists") as lists:
+            return str(lists.kept(f"digest1 {about.hexdigest()}", paths, read))
 
 
 @configured
@@ -132,16 +148,19 @@ class Dataset:
         """All samples that the lists name, not yet checked."""
         raise NotImplementedError
 
-    def annotate(self, sample: Sample) -> Sample:
-        """Fills in what is expensive to read for all samples (an annotation file an image)."""
+    def annotate(self, sample: Sample, files: Store) -> Sample:
+        """Fills in what is expensive to read for all samples (an annotation file for each image), or was kept of it."""
         return sample
 
     def known_causes(self, sample: Sample, view: View, device: torch.device | str = "cpu") -> KnownCauses | None:
         """What is known about the causes of a sample's class, as a network sees it; None where nothing is."""
         return None
 
-    def load(self) -> ImageList:
+    def load(self, cache: FileCache | None = None) -> ImageList:
         """The checked samples of a run.
+
+        Args:
+            cache: where what is read from the files is kept for the next time; None: nowhere.
 
         Raises:
             UserError: a missing folder or list, a missing image, an annotation without box or with one outside the
@@ -160,7 +179,9 @@ class Dataset:
             if one.image == following.image:
                 raise UserError(f"dataset '{self.name}': image {one.image} is listed twice; remove one of the two lines.")
         drawn = draw(ordered, self.limit, self.subset_seed)
-        checked = tuple(self._checked(s, found.has_boxes) for s in drawn)
+        cache = cache or FileCache()
+        with cache.open("samples") as files:
+            checked = tuple(self._checked(s, found.has_boxes, files) for s in drawn)
         classes = max(found.class_names, default=-1) + 1
         for s in checked:
             if s.label is not None and not 0 <= s.label < classes:
@@ -174,11 +195,11 @@ class Dataset:
                 f"dataset '{self.name}': {wrong[0].problem}{more}. "
                 "Mend it, or count such images as failures with dataset.strict=false."
             )
-        return replace(found, samples=checked)
+        return replace(found, samples=checked, cache=cache)
 
-    def _checked(self, sample: Sample, needs_box: bool) -> Sample:
+    def _checked(self, sample: Sample, needs_box: bool, files: Store) -> Sample:
         try:
-            return _check(self.annotate(sample), needs_box)
+            return _check(self.annotate(sample, files), needs_box, files)
         except UserError as error:
             return replace(sample, problem=str(error).rstrip("."))
 
@@ -190,25 +211,34 @@ def refuse_id(image: str, where: str) -> None:
         UserError: an id that is empty, absolute or leads out of a folder, or one with control characters, or too long.
     """
     parts = image.split("/")  # an absolute one begins with an empty part
-    control = any(unicodedata.category(c) == "Cc" for c in image)
+    control = _CONTROL.search(image) is not None
     long = len(image) > _LONGEST_PATH or any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in parts)
-    if control or long or any(part in ("", ".", "..") for part in parts) or Path(image).drive:
+    if control or long or any(part in ("", ".", "..") for part in parts) or os.path.splitdrive(image)[0]:
         raise UserError(
             f"{where}: {image!a:.200} cannot be an image's name: it has to be a path below the folder of images, without '..' "
             f"and control characters, of at most {_LONGEST_NAME} bytes a part. Rename the file, or mend the list."
         )
 
 
-def _fingerprint(path: Path) -> bytes:
-    """Size, first and last 64 kB of a file; nothing where it can't be read (which its record will say)."""
+def _said(sample: Sample) -> bytes:
+    """What the digest of a list has of a sample beside the file's content."""
+    boxes = [[b.x0, b.y0, b.x1, b.y1] for b in sample.boxes]
+    return json.dumps([sample.image, sample.label, boxes, sample.parts, sample.annotated_size]).encode()
+
+
+def _fingerprint(path: Path) -> tuple[bytes, bool]:
+    """Size, first and last 64 kB of a file, nothing where it can't be read (which its record will say); and whether it would be
+    the same the next time."""
     try:
         with path.open("rb") as file:
             head = file.read(_END)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(_END, size - _END))
-            return str(size).encode() + head + file.read()
+            return str(size).encode() + head + file.read(), True
+    except FileNotFoundError:
+        return b"", True
     except OSError:
-        return b""
+        return b"", False
 
 
 def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
@@ -234,7 +264,7 @@ def set_apart(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[
     return [s for s in samples if s.image not in apart], [s for s in samples if s.image in apart]
 
 
-def _check(sample: Sample, needs_box: bool) -> Sample:
+def _check(sample: Sample, needs_box: bool, files: Store) -> Sample:
     """Marks what is wrong with a sample; wrong boxes are removed, a missing file keeps its path."""
     if not sample.path.is_file():
         return replace(sample, problem=f"image {sample.image} is listed but not on disk ({sample.path})")
@@ -243,9 +273,10 @@ def _check(sample: Sample, needs_box: bool) -> Sample:
     if not sample.boxes:
         return replace(sample, problem=f"annotation of image {sample.image} has no box ({sample.where})")
     try:
-        stored = stored_size(sample.path)
+        width, height = files.derived(sample.path, "size1", lambda path: list(stored_size(path)))
     except UnreadableImage:
         return sample  # counted when it is decoded
+    stored = (width, height)
     # an EXIF-rotated image may be annotated in either frame
     frames = [sample.annotated_size] if sample.annotated_size else [stored, stored[::-1]]
     if not any(_same_shape(frames[0], size) for size in (stored, stored[::-1])):

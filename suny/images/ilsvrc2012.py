@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from defusedxml import ElementTree
 
@@ -33,6 +33,7 @@ from suny.images.dataset import (
     read_columns,
     unknown_class,
 )
+from suny.images.filecache import Store
 from suny.images.geometry import Box
 from suny.later import Later
 
@@ -59,7 +60,7 @@ class Ilsvrc2012(Dataset):
         )
         images = _folder_with(root, _IMAGE_FOLDERS, IMAGE_SUFFIXES) or root
         xml = _folder_with(root, _XML_FOLDERS, (".xml",)) or _flat_annotations(root, Path(str(self.root)).expanduser())
-        files = {Path(e.name).stem: Path(e.path) for e in _files(images, IMAGE_SUFFIXES)}
+        files = {os.path.splitext(e.name)[0]: Path(e.path) for e in _files(images, IMAGE_SUFFIXES)}
         mapping = _beside(root, "LOC_synset_mapping.txt")
         classes = imagenet_classes()
         if mapping and {w: i for w, (i, _) in imagenet_classes(mapping).items()} != {w: i for w, (i, _) in classes.items()}:
@@ -86,7 +87,7 @@ class Ilsvrc2012(Dataset):
         else:
             samples = [Sample(stem, path) for stem, path in files.items()]
         if xml is not None:
-            samples = [replace(s, where=str(xml / f"{s.image}.xml")) for s in samples]
+            samples = [replace(s, where=os.path.join(xml, f"{s.image}.xml")) for s in samples]
         return ImageList(
             samples=tuple(samples),
             class_names=dict(classes.values()),
@@ -95,16 +96,17 @@ class Ilsvrc2012(Dataset):
             notes=() if solution else ("no LOC_val_solution.csv: every image on disk is used",),
         )
 
-    def annotate(self, sample: Sample) -> Sample:
+    def annotate(self, sample: Sample, files: Store) -> Sample:
         if not sample.where.endswith(".xml"):
             return sample
-        size, objects = read_xml(Path(sample.where))
+        size, objects = files.derived(sample.where, "voc1", _listed)
         if sample.label is None and objects:
             classes, wnid = imagenet_classes(), objects[0][0]
             if wnid not in classes:
                 raise unknown_class(wnid, list(classes), sample.where)
             sample = replace(sample, label=classes[wnid][0])
-        return replace(sample, boxes=tuple(box for _, box in objects), annotated_size=size)
+        boxes = tuple(Box(*edges) for _, edges in objects)
+        return replace(sample, boxes=boxes, annotated_size=tuple(size) if size else None)
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]:
@@ -134,6 +136,12 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[tuple[str, Box]]]
     return ((width, height) if width > 0 and height > 0 else None), objects
 
 
+def _listed(path: str) -> list[Any]:
+    """What :func:`read_xml` finds, as JSON has it: [width, height] or None, and of every object [WordNet id, edges]."""
+    size, objects = read_xml(Path(path))
+    return [list(size) if size else None, [[wnid, [box.x0, box.y0, box.x1, box.y1]] for wnid, box in objects]]
+
+
 def _from_solution(
     solution: Path, classes: dict[str, tuple[int, str]], images: Path, files: dict[str, Path]
 ) -> Iterator[Sample]:
@@ -153,7 +161,7 @@ def _from_solution(
             raise UserError(f"{solution}, image {image}: {error}.") from error
         yield Sample(
             image=image,
-            path=files.get(image, images / f"{image}.JPEG"),
+            path=files.get(image) or images / f"{image}.JPEG",
             label=classes[fields[0]][0],
             boxes=tuple(Box(x0, y0, x1 + 1, y1 + 1) for x0, y0, x1, y1 in corners),
             where=str(solution),

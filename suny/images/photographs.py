@@ -17,6 +17,7 @@ from pydantic import Field
 from suny.configured import Seed, configured
 from suny.errors import UserError
 from suny.images.dataset import Dataset, ImageList, Sample
+from suny.images.filecache import Store
 from suny.images.ilsvrc2012 import Ilsvrc2012
 from suny.images.imagefolder import ImageFolder
 
@@ -53,8 +54,8 @@ class Photographs(Dataset):
         notes = (*boxed.notes, *plain.notes, said)
         return replace(boxed, samples=tuple(samples[i] for i in sorted(cut)), notes=notes)
 
-    def annotate(self, sample: Sample) -> Sample:
-        return Ilsvrc2012(name=self.name, root=self.root).annotate(sample) if sample.where else sample
+    def annotate(self, sample: Sample, files: Store) -> Sample:
+        return Ilsvrc2012(name=self.name, root=self.root).annotate(sample, files) if sample.where else sample
 
-    def _checked(self, sample: Sample, needs_box: bool) -> Sample:
-        return super()._checked(sample, needs_box and bool(sample.where))  # only ILSVRC2012's are annotated
+    def _checked(self, sample: Sample, needs_box: bool, files: Store) -> Sample:
+        return super()._checked(sample, needs_box and bool(sample.where), files)  # only ILSVRC2012's are annotated
