@@ -1,0 +1,296 @@
+"""Whether a card gives the CPU's numbers: the maps of every method, and every metric on the same maps.
+
+The reference is the CPU in float32. What is allowed:
+
+    float32   a map: 5e-4 of its maximum. Another order of the sums changes it by up to 1e-5 on the CPU alone, TensorFloat-32,
+              which has to be off, by more than 1e-3. Gradients by pixels jump where a rectifier is at its kink: there the
+              direction of the map is compared, 1 - cos <= 1e-3.
+              a metric: 1e-3 of the larger of 1 and its value. Both devices measure the same map, so that pixels rank the same
+              and only p_c differs.
+    bf16      three times what bf16 does to the same map or metric on the CPU, and .02 more: what a method makes of numbers of
+              eight bits is its own matter. Maps by their direction, since the largest difference of two maps that choose other
+              channels says nothing.
+
+Methods have few samples here: more passes run no other code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments import config
+from experiments.ahead import look
+from experiments.benchmark.common import explainer
+from experiments.benchmark.memory import methods
+from experiments.cli import composed
+from experiments.config import Run
+from experiments.runner import image_seed, parts_in_view
+from metrics.base import Case, Frame, Metric
+from suny.classifiers.classifier import Classifier
+from suny.classifiers.engine import Engine, Precision, default_batch_size
+from suny.explanation import Explainer, Explanation
+from suny.images.dataset import Sample
+from suny.images.geometry import Box
+
+MOST: Mapping[str, float] = {"map": 5e-4, "direction": 1e-3, "metric": 1e-3}
+BF16_TIMES, BF16_MORE = 3.0, 0.02
+
+# their maps jump where a rectifier is at its kink
+BY_PIXELS = ("integrated_gradients", "smoothgrad_vanilla")
+
+FEW: Mapping[str, Sequence[str]] = {
+    "integrated_gradients": ["method.steps=8"],
+    "occlusion": ["method.stride=32"],
+    "rise": ["method.masks=256"],
+    "smoothgrad": ["method.samples=8"],
+    "smoothgrad_vanilla": ["method.samples=8"],
+    "suny": ["method.k=5", "method.prescreen=32"],
+    "suny_n": ["method.k=5", "method.prescreen=32"],
+    "suny_s": ["method.k=5", "method.prescreen=32"],
+    "suny_semi": ["method.coalitions=120"],
+}
+
+# whose maps the metrics measure: one map, and two maps and a value a channel
+MEASURED = ("gradcam", "suny_filter")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a device makes of one method or metric, against the CPU's float32; means over images.
+
+    Args:
+        network, what: of which network, of what: a method or a metric.
+        precision: of the device.
+        value: the difference.
+        most: how much is allowed.
+        unit: of both.
+    """
+
+    network: str
+    what: str
+    precision: Precision
+    value: float
+    most: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class World:
+    """A network and the images it is asked about.
+
+    Args:
+        overrides: of the configuration: model, data set, metrics.
+        images: how many.
+    """
+
+    overrides: Sequence[str]
+    images: int
+
+
+# The metrics of all files of conf/metrics, wherever network and data set have what they need. Of the large network the
+# sanity check is left out: ten networks would have to be prepared for it.
+ALL = "metrics=[all,protocols,sanity,causal,causal_filters]"
+WORLDS = (
+    World(("model=causal_cnn", "dataset=causal_shapes", "dataset.count=40", ALL), 4),
+    World(("model=causal_analytic", "dataset=causal_shapes", "dataset.world=colours", "dataset.count=40", ALL), 4),
+    World(("model=efficientnet_lite0", "dataset=demo", "metrics=[all,protocols]"), 1),
+)
+
+
+class Agreement:
+    """One network on a device beside the CPU.
+
+    Args:
+        world: the network and the images.
+        device: the other device.
+        root: a folder for images that are generated.
+        precisions: of the other device.
+    """
+
+    def __init__(
+        self, world: World, device: torch.device, root: str, precisions: Sequence[Precision] = ("float32", "bf16")
+    ) -> None:
+        self.run: Run = config.read(composed([*world.overrides, f"results_dir={root}"]))
+        self.classifier: Classifier = self.run.model.build()
+        self.samples = [_annotated(s, self.classifier) for s in self.run.dataset.load().samples[: world.images]]
+        # of one batch size: where batches end can change the last digits
+        size = default_batch_size(device, (self.classifier.view.crop, self.classifier.view.crop))
+        self.precisions = precisions
+        self.here = {p: Engine.of(self.classifier, "cpu", p, size) for p in {"float32", *precisions}}
+        self.there = {p: Engine.of(self.classifier, device, p, size) for p in precisions}
+
+    def of_methods(self, names: Sequence[str], progress: tqdm[Any]) -> Iterator[Difference]:
+        """For each method the differences of its maps; and of maps made again on the device, which need not be the same."""
+        for name in names:
+            progress.set_description(f"{self.classifier.name}: {name}")
+            rows: dict[str, list[float]] = {}
+            for at in range(len(self.samples)):
+                true = self._maps(name, self.here["float32"], at)
+                for precision in self.precisions:
+                    found = self._maps(name, self.there[precision], at)
+                    rounded = self._maps(name, self.here[precision], at)
+                    far = _furthest if precision == "float32" and name not in BY_PIXELS else _turned
+                    rows.setdefault(precision, []).append(far(found, true))
+                    rows.setdefault(f"{precision} here", []).append(far(rounded, true))
+                    if precision == "float32":
+                        rows.setdefault("again", []).append(_furthest(self._maps(name, self.there[precision], at), found))
+            mean = {what: sum(values) / len(values) for what, values in rows.items()}
+            kind = "direction" if name in BY_PIXELS else "map"
+            for precision in self.precisions:
+                unit = "1 - cos" if precision == "bf16" or name in BY_PIXELS else "of the maximum"
+                most = MOST[kind] if precision == "float32" else BF16_TIMES * mean["bf16 here"] + BF16_MORE
+                yield self._difference(f"map of {name}", precision, mean[precision], most, unit)
+            if "again" in mean:
+                yield self._difference(f"map of {name}, made again", "float32", mean["again"], float("inf"), "of the maximum")
+            progress.update()
+
+    def of_metrics(self, progress: tqdm[Any], measured: Sequence[str] = MEASURED) -> Iterator[Difference]:
+        """For each metric the differences of its values, of the maps that the CPU makes with some methods."""
+        rows: dict[tuple[str, str], list[float]] = {}
+        for method in measured:
+            for at in range(len(self.samples)):
+                maps = self._explained(method, self.here["float32"], at)
+                here = {p: self._case(method, maps, engine, at) for p, engine in self.here.items()}
+                there = {p: self._case(method, maps, engine, at) for p, engine in self.there.items()}
+                for name, metric in self.run.metrics.items():
+                    progress.set_description(f"{self.classifier.name}: {name} of {method}")
+                    if self._skipped(metric, maps):
+                        continue
+                    values = {p: numbers(metric.measure(case)) for p, case in here.items()}
+                    true = values["float32"]
+                    for precision in self.precisions if true else ():
+                        found = numbers(metric.measure(there[precision]))
+                        rows.setdefault((name, precision), []).append(_off(found, true))
+                        rows.setdefault((name, f"{precision} here"), []).append(_off(values[precision], true))
+                progress.update()
+        mean = {what: sum(values) / len(values) for what, values in rows.items()}
+        for name in self.run.metrics:
+            for precision in self.precisions if (name, "float32") in mean else ():
+                most = MOST["metric"] if precision == "float32" else BF16_TIMES * mean[name, "bf16 here"] + BF16_MORE
+                yield self._difference(name, precision, mean[name, precision], most, "of max(1, value)")
+
+    def _difference(self, what: str, precision: Precision, value: float, most: float, unit: str) -> Difference:
+        return Difference(self.classifier.name, what, precision, value, most, unit)
+
+    def _input(self, at: int, engine: Engine) -> tuple[Tensor, int, int]:
+        """The image (3, H, W) on an engine's device, the class that the CPU's network predicts, and its seed."""
+        pixels = look(self.samples[at], self.classifier.view)[1]
+        target = int(self.here["float32"].logits(pixels[None]).argmax())
+        return pixels.to(engine.device), target, image_seed(0, self.samples[at].image)
+
+    def _explained(self, method: str, engine: Engine, at: int) -> Explanation:
+        image, target, seed = self._input(at, engine)
+        return few(method).explain(engine, image[None], torch.tensor([target]), [seed])
+
+    def _maps(self, method: str, engine: Engine, at: int) -> list[Tensor]:
+        found = self._explained(method, engine, at)
+        return [m[0].cpu() for m in (found.saliency, found.necessity, found.sufficiency) if m is not None]
+
+    def _case(self, method: str, maps: Explanation, engine: Engine, at: int) -> Case:
+        sample, view = self.samples[at], self.classifier.view
+        image, target, seed = self._input(at, engine)
+        decoded = look(sample, view)[0]
+        size = decoded.image.size
+
+        def there(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[0].to(engine.device)
+
+        def again(other: Engine, seed: int) -> Tensor:
+            return few(method).explain(other, image[None], torch.tensor([target]), [seed]).saliency[0]
+
+        return Case(
+            engine,
+            image,
+            target,
+            saliency=maps.saliency[0].to(engine.device),
+            boxes=view.boxes(sample.boxes, size)[0],
+            parts=parts_in_view(view, sample, size),
+            necessity=there(maps.necessity),
+            sufficiency=there(maps.sufficiency),
+            frame=Frame(sample.boxes, lambda x, y: view.upright(x, y, size)),
+            causes=self.run.dataset.known_causes(sample, view, engine.device),
+            channels=there(maps.channels),
+            seed=seed,
+            explain=again,
+        )
+
+    def _skipped(self, metric: Metric, maps: Explanation) -> bool:
+        causes = self.run.dataset.known_causes(self.samples[0], self.classifier.view) is not None
+        return ("causes" in metric.needs and not causes) or ("sides" in metric.needs and maps.necessity is None)
+
+
+def agreement(device: torch.device, root: str, progress: tqdm[Any], worlds: Sequence[World] = WORLDS) -> Iterator[Difference]:
+    """All differences of a device from the CPU, of every method and metric.
+
+    Args:
+        device: compared with the CPU.
+        root: a folder for images that are generated.
+        progress: one step a method, and one for each measured map.
+        worlds: networks and images.
+    """
+    for world in worlds:
+        one = Agreement(world, device, root)
+        yield from one.of_methods(methods(), progress)
+        yield from one.of_metrics(progress)
+
+
+def steps(worlds: Sequence[World] = WORLDS) -> int:
+    return sum(len(methods()) + len(MEASURED) * world.images for world in worlds)
+
+
+@cache
+def few(method: str) -> Explainer:
+    """A method with few samples; composed once, which takes a tenth of a second."""
+    return explainer(f"method={method}", *FEW.get(method, ()))
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers in a metric's value, whatever their nesting; none where it is not defined."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [x for key in value for x in numbers(value[key])]
+    if isinstance(value, list | tuple):
+        return [x for part in value for x in numbers(part)]
+    return [float(value)]
+
+
+def _off(found: Sequence[float], true: Sequence[float]) -> float:
+    """The largest difference of a metric's numbers, over the larger of 1 and the number; 1 where there are not as many."""
+    if len(found) != len(true):
+        return 1.0
+    return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, true, strict=True))
+
+
+def _furthest(found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+    """The largest difference of maps (H, W), over the true map's maximum; 0 of maps that are the same."""
+
+    def far(a: Tensor, b: Tensor) -> float:
+        return 0.0 if torch.equal(a, b) else float((a - b).abs().max() / b.max().clamp(min=torch.finfo(b.dtype).tiny))
+
+    return max(far(a, b) for a, b in zip(found, true, strict=True))
+
+
+def _turned(found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
+    """1 - cos of the angle between maps (H, W), the largest; 0 of maps that are the same, blank ones too."""
+
+    def turn(a: Tensor, b: Tensor) -> float:
+        angle = torch.cosine_similarity(a.double().flatten(), b.double().flatten(), 0)
+        return 0.0 if torch.equal(a, b) else max(0.0, 1 - float(angle))
+
+    return max(turn(a, b) for a, b in zip(found, true, strict=True))
+
+
+def _annotated(sample: Sample, classifier: Classifier) -> Sample:
+    """The sample with a box and a part where it has none, so that all metrics have what they need."""
+    size = look(sample, classifier.view)[0].image.size
+    middle = (size[0] / 2, size[1] / 2)
+    box = Box(middle[0] / 2, middle[1] / 2, 3 * middle[0] / 2, 3 * middle[1] / 2)
+    return replace(sample, parts=sample.parts or (("middle", *middle),), boxes=sample.boxes or (box,))
