@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import metrics
+from experiments.cli import composed
 from experiments.config import CONF, Run, make, make_target, target_class
 from experiments.progress import tell
 from experiments.store.records import FORMAT, CellFolder
@@ -104,7 +104,7 @@ def method_family(explainer: Explainer) -> Family:
     conf = CONF / "method" / f"{explainer.name}.yaml"
     if not isinstance(explainer, StoredMaps) or not conf.is_file():
         return family_of(type(explainer))
-    return family_of(target_class(yaml.safe_load(conf.read_text(encoding="utf-8")), f"method={explainer.name}"))
+    return family_of(target_class(composed([f"method={explainer.name}"]).method, f"method={explainer.name}"))
 
 
 def column_of(metric: Metric) -> dict[str, Any]:
