@@ -26,18 +26,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments import config
-from experiments.ahead import look
 from experiments.benchmark.common import explainer
 from experiments.benchmark.memory import methods
+from experiments.cell.cell import parts_in_view
+from experiments.cell.prefetch import load
 from experiments.cli import composed
 from experiments.config import Run
-from experiments.runner import image_seed, parts_in_view
 from metrics.base import Case, Frame, Metric
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, Precision, default_batch_size
 from suny.explanation import Explainer, Explanation
 from suny.images.dataset import Sample
 from suny.images.geometry import Box
+from suny.seeds import image_seed
 
 MOST: Mapping[str, float] = {"map": 5e-4, "direction": 1e-3, "metric": 1e-3}
 BF16_TIMES, BF16_MORE = 3.0, 0.02
@@ -181,7 +182,7 @@ class Agreement:
 
     def _input(self, at: int, engine: Engine) -> tuple[Tensor, int, int]:
         """The image (3, H, W) on an engine's device, the class that the CPU's network predicts, and its seed."""
-        pixels = look(self.samples[at], self.classifier.view)[1]
+        pixels = load(self.samples[at], self.classifier.view)[1]
         target = int(self.here["float32"].logits(pixels[None]).argmax())
         return pixels.to(engine.device), target, image_seed(0, self.samples[at].image)
 
@@ -196,7 +197,7 @@ class Agreement:
     def _case(self, method: str, maps: Explanation, engine: Engine, at: int) -> Case:
         sample, view = self.samples[at], self.classifier.view
         image, target, seed = self._input(at, engine)
-        decoded = look(sample, view)[0]
+        decoded = load(sample, view)[0]
         size = decoded.image.size
 
         def there(values: Tensor | None) -> Tensor | None:
@@ -290,7 +291,7 @@ def _turned(found: Sequence[Tensor], true: Sequence[Tensor]) -> float:
 
 def _annotated(sample: Sample, classifier: Classifier) -> Sample:
     """The sample with a box and a part where it has none, so that all metrics have what they need."""
-    size = look(sample, classifier.view)[0].image.size
+    size = load(sample, classifier.view)[0].image.size
     middle = (size[0] / 2, size[1] / 2)
     box = Box(middle[0] / 2, middle[1] / 2, 3 * middle[0] / 2, 3 * middle[1] / 2)
     return replace(sample, parts=sample.parts or (("middle", *middle),), boxes=sample.boxes or (box,))
