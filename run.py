@@ -11,15 +11,16 @@ from contextlib import nullcontext
 
 import hydra
 
-from experiments import config, sweep
-from experiments.cli import EXIT_OK, guarded
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_OK, guarded
+from experiments.jobs import sweep
 
 compute = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(sweep.compute)
 
 
 def main() -> int:
     if "--metrics" in sys.argv:
-        from experiments.reports import metric_list
+        from experiments.jobs.after_sweep import metric_list
 
         print(metric_list())
         return EXIT_OK

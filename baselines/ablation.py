@@ -28,7 +28,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine, Output
 from suny.configured import configured
 from suny.explanation import Explanation, upsample
-from suny.method.causes import FilterCauses
+from suny.interventions.causes import FilterCauses
 
 
 @configured

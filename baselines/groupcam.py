@@ -21,7 +21,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, min_max, upsample
-from suny.images.perturb import blend, truncated_gaussian
+from suny.interventions.pixels import blend, truncated_gaussian
 
 
 @configured

@@ -16,7 +16,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation
-from suny.images.perturb import blend
+from suny.interventions.pixels import blend
 
 
 @configured

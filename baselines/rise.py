@@ -20,7 +20,7 @@ from torch.nn import functional as nnf
 from suny.classifiers.engine import Engine, batches
 from suny.configured import configured
 from suny.explanation import Explanation
-from suny.images.perturb import blend
+from suny.interventions.pixels import blend
 
 
 @configured

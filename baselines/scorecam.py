@@ -20,7 +20,7 @@ from torch.nn import functional as nnf
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, min_max, upsample
-from suny.images.perturb import blend
+from suny.interventions.pixels import blend
 from suny.method.candidates import varying
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments import config
-from experiments.cli import EXIT_OK, composed, guarded
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.records import writing
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         found[one.explainer.name] = one.explainer.explain(engine, x[None], torch.tensor([target]), [seed])
     out = Path(own.get("out", f"{path.stem}-{run.explainer.name if len(runs) == 1 else 'methods'}.png")).expanduser()
     visible = classifier.view.visible(decoded.image)
-    from experiments.picture import save_grid, save_picture  # not above: mistakes are told without it
+    from experiments.figures.explanation import save_grid, save_picture  # not above: mistakes are told without it
 
     caption = f"{path.name}: {classifier.class_name(target)}, p = {float(probabilities[target]):.3f}"
     with writing(out.parent):

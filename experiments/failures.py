@@ -40,24 +40,24 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import config
-from experiments.batches import outputs, readable, usual_workers
 from experiments.cell.cell import parts_in_view
 from experiments.cell.labels import with_comparable_labels
-from experiments.cli import EXIT_OK, composed, guarded
-from experiments.config import Run
-from experiments.picture import drawable, over, save
-from experiments.progress import tell
+from experiments.command import configuration as config
+from experiments.command.configuration import Run
+from experiments.command.program import EXIT_OK, composed, guarded
+from experiments.command.progress import tell
+from experiments.figures.explanation import drawable, over, save
 from experiments.store.card import carry_card, make_card
 from experiments.store.records import CellFolder, Contract, Kept, Record, write_atomically, writing
 from experiments.tables import number
+from experiments.training.data import outputs, readable, usual_workers
 from metrics.base import Case, Part, Side
 from metrics.localization import PartHits
 from metrics.statistics import mean_interval
 from suny.bivariate import bivariate
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
-from suny.classifiers.together import together
+from suny.classifiers.merged_classes import together
 from suny.errors import UserError
 from suny.explanation import StoredMaps
 from suny.images.dataset import Sample, draw

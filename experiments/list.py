@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import EXIT_OK, guarded, pairs
+from experiments.command.program import EXIT_OK, guarded, pairs
 from experiments.store.reading import Result, cell_folders, differing, read_cell
 from suny.errors import UserError
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    root = Path(pairs(arguments, {"results_dir": "results"})["results_dir"]).expanduser()
+    root = Path(pairs(arguments, {"results_dir": "results/runs"})["results_dir"]).expanduser()
     if not root.is_dir():
         raise UserError(f"results_dir={root} is no folder: compute something first (python run.py), or give another one.")
     cells: list[list[Result]] = []

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from experiments.cli import EXIT_OK, guarded
-from experiments.config import make_target
+from experiments.command.configuration import make_target
+from experiments.command.program import EXIT_OK, guarded
 from experiments.store.card import digest_of_identity, method_family, settings_of, with_columns
-from experiments.store.reading import cell_folders
+from experiments.store.reading import cell_folders, summary_of
 from experiments.store.records import DONE, FORMAT, CellFolder, Record, read_records
 from metrics.base import Metric
 from suny.classifiers.classifier import Model
@@ -66,7 +66,7 @@ def migrate(folder: Path, old: Mapping[str, Any]) -> Path:
     with CellFolder.open(folder, DONE) as cell:
         cell.rewrite(_rekeyed(r, keys) for r in records.values())
         cell.write_card(card)
-        cell.summary_path.unlink(missing_ok=True)
+        _summarise(cell, card)
     if target != folder:
         folder.rename(target)
     return target
@@ -138,17 +138,25 @@ def _join(
             raise UserError(f"{folder} has images that {target}, the same cell, lacks: finish that one first, or remove it.")
         cell.rewrite(rows)
         cell.write_card(
-            joined
+            joined := joined
             | {
                 "code": {**card["code"], **there["code"]},
                 "migrated_from": [*there["migrated_from"], *card["migrated_from"]],
             }
         )
-        cell.summary_path.unlink(missing_ok=True)
+        _summarise(cell, joined)
     for name in ("maps", "pictures"):
         if (folder / name).is_dir() and not (target / name).exists():
             (folder / name).rename(target / name)
     shutil.rmtree(folder)
+
+
+def _summarise(cell: CellFolder, card: Mapping[str, Any]) -> None:
+    """Writes the summary of a cell that is complete."""
+    records = [cell.records[image] for image in sorted(cell.records)]
+    cell.summary_path.unlink(missing_ok=True)
+    if len(records) == card["identity"]["images"]["count"]:
+        cell.write_summary(summary_of(card, records))
 
 
 def _both(record: Record, other: Record, keys: Mapping[str, str]) -> Record:

@@ -35,14 +35,14 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from experiments import config
 from experiments.cell.cell import Cell
-from experiments.cli import EXIT_OK, composed, guarded, pairs
-from experiments.config import CONF
-from experiments.cost import try_image
+from experiments.command import configuration as config
+from experiments.command.configuration import CONF
+from experiments.command.program import EXIT_OK, composed, guarded, pairs
+from experiments.jobs.dry_run import try_image
 from experiments.tables.text import table
+from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Cost, pick_device
-from suny.classifiers.rehearsal import Rehearsal
 from suny.errors import UserError
 
 _KEYS = {

@@ -15,10 +15,10 @@ from typing import cast
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import config
 from experiments.cell.cell import run_cell
 from experiments.cell.ending import FinishedCell
-from experiments.cli import EXIT_OK, composed, guarded
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.reading import read_result
 from experiments.tables import cell_table
 from suny.errors import UserError

@@ -37,15 +37,15 @@ from pydantic import Field
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from experiments import config
-from experiments.batches import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
-from experiments.cli import EXIT_OK, composed, guarded
-from experiments.fitting import Epoch, Lesson, best_of, fit
-from experiments.progress import tell
-from experiments.recipes import FinetuneRecipe, HeadRecipe, Recipe
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_OK, composed, guarded
+from experiments.command.progress import tell
 from experiments.store.card import environment
 from experiments.store.records import replacing, writing
 from experiments.tables import number
+from experiments.training.data import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
+from experiments.training.loop import Epoch, Lesson, best_of, fit
+from experiments.training.recipes import FinetuneRecipe, HeadRecipe, Recipe
 from metrics.statistics import class_mean_interval, mean_interval
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
 from suny.classifiers.classifier import Classifier, Model, Source, weights_digest

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from experiments.cli import EXIT_OK, guarded, pairs
+from experiments.command.program import EXIT_OK, guarded, pairs
 from experiments.store.records import write_atomically, writing
 from suny.classifiers.causal_networks import SIDE, VIEW, causal_cnn
 from suny.errors import UserError
+from suny.games.values import all_coalitions
 from suny.images.scenes import WORLDS, Scene, World, compose, draw_scene
-from suny.method.values import all_coalitions
 
 _KEYS = {"world": "main", "out": "", "scenes": "14000", "epochs": "24", "seed": "0"}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
-from suny.images.perturb import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
+from suny.interventions.pixels import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
 # What a metric may need beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
 # explain the image again, or the method's values of the channels.
@@ -145,7 +145,7 @@ class Case:
             fill: the substrate.
             counts: pixels, 0..H*W.
             side: whose map ranks the pixels.
-            ties: see :func:`suny.images.perturb.pixel_order`.
+            ties: see :func:`suny.interventions.pixels.pixel_order`.
         """
         known: dict[Any, float] = self.once("scores", dict)
 

@@ -29,12 +29,12 @@ from metrics.base import Case, Need, NotFinite, Side
 from metrics.statistics import mean_interval
 from suny.classifiers.engine import Engine
 from suny.configured import configured
+from suny.games.estimators import EXACT_LIMIT, Game
+from suny.games.values import all_coalitions, semivalues
 from suny.images.decode import decode
 from suny.images.known_causes import EFFECT, KnownCauses
+from suny.interventions.causes import FilterCauses
 from suny.later import Later
-from suny.method.causes import FilterCauses
-from suny.method.estimators import EXACT_LIMIT, Game
-from suny.method.values import all_coalitions, semivalues
 
 if TYPE_CHECKING:
     from scipy import stats

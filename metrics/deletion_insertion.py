@@ -20,7 +20,7 @@ from pydantic import Field
 
 from metrics.base import Case, Need
 from suny.configured import configured
-from suny.images.perturb import Substrate, Ties
+from suny.interventions.pixels import Substrate, Ties
 
 Points = Annotated[int, Field(ge=2)]
 
@@ -56,7 +56,7 @@ class Deletion:
         name: as in the configuration.
         points: on the curve.
         fill: what replaces removed pixels.
-        ties: how equal pixels are ordered (:func:`suny.images.perturb.pixel_order`).
+        ties: how equal pixels are ordered (:func:`suny.interventions.pixels.pixel_order`).
         protocol: whose settings these are, where they are not ours.
     """
 

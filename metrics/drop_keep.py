@@ -21,7 +21,7 @@ from metrics.base import Case, Need, Side
 from metrics.deletion_insertion import auc
 from suny.configured import configured
 from suny.explanation import min_max
-from suny.images.perturb import Substrate, blend, substrate
+from suny.interventions.pixels import Substrate, blend, substrate
 
 _OURS = "definition: metrics/drop_keep.py"
 Percent = Annotated[float, Field(gt=0, le=100)]

@@ -8,7 +8,7 @@ import torch
 
 from metrics.base import Case, Need
 from suny.configured import configured
-from suny.images.perturb import tied_fraction
+from suny.interventions.pixels import tied_fraction
 
 
 @configured

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from experiments.cli import composed
-from experiments.config import make_target
+from experiments.command.configuration import make_target
+from experiments.command.program import composed
 from experiments.store.card import digest_of_identity, method_family, settings_of, with_columns
 from experiments.store.records import FORMAT, CellFolder, read_records
 from metrics.base import Metric

@@ -152,7 +152,7 @@ Cli = Callable[..., Ended]
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs ``python run.py ARGUMENTS`` inside this process."""
     import run
-    from experiments.cli import guarded
+    from experiments.command.program import guarded
 
     monkeypatch.delenv("SUNY_DATA", raising=False)
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import suny  # noqa: F401 - before anything imports torchvision
-from experiments.cli import EXIT_OK, guarded, pairs
+from experiments.command.program import EXIT_OK, guarded, pairs
 from experiments.store.reading import entry_of, failures_of
 from experiments.store.records import DONE, CellFolder, digest_of, read_records
 from metrics.deletion_insertion import Deletion

@@ -26,8 +26,8 @@ from baselines.occlusion import Occlusion
 from baselines.rise import Rise, draw_masks, grown
 from baselines.scorecam import ScoreCam
 from baselines.smoothgrad import SmoothGrad
-from experiments.cli import composed
-from experiments.config import CONF, make_target
+from experiments.command.configuration import CONF, make_target
+from experiments.command.program import composed
 from suny.classifiers.engine import Cost, Engine
 from suny.errors import UserError
 from suny.explanation import Explainer, upsample

@@ -17,9 +17,9 @@ from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
 from experiments.benchmark.start import SAID
-from experiments.cli import guarded
-from experiments.config import CONF
-from experiments.machine import forget_peak
+from experiments.command.configuration import CONF
+from experiments.command.program import guarded
+from experiments.jobs.machine import forget_peak
 from suny.classifiers.engine import Engine
 from suny.images import filecache
 from suny.images.decode import decode

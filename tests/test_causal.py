@@ -31,12 +31,12 @@ from metrics.causal import (
 from suny.classifiers.causal_networks import HUES, REDUNDANT, CausalAnalytic, CausalCnn
 from suny.classifiers.engine import Engine
 from suny.errors import UserError
+from suny.games.values import all_coalitions, shapley, singles
 from suny.images.causal_shapes import CausalShapes, make
 from suny.images.decode import decode
 from suny.images.known_causes import KnownCauses
 from suny.images.scenes import WORLDS, compose, draw_scene, retained
 from suny.images.view import View
-from suny.method.values import all_coalitions, shapley, singles
 from tests.conftest import Cli, only_error
 
 MAIN, COLOURS = WORLDS["main"], WORLDS["colours"]

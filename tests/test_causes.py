@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from suny.errors import UserError
+from suny.games.values import all_coalitions, shapley
+from suny.interventions.causes import FeatureCauses, FilterCauses, RegionCauses, shares, union
 from suny.method import candidates
-from suny.method.causes import FeatureCauses, FilterCauses, RegionCauses, shares, union
 from suny.method.explainer import SunyExplainer, combine
-from suny.method.values import all_coalitions, shapley
 
 from .conftest import SmallNet, Weighted, engine_for, noise
 

@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 
 from experiments import explain
-from experiments.cli import composed, guarded
-from experiments.config import CONF, read
+from experiments.command.configuration import CONF, read
+from experiments.command.program import composed, guarded
 from experiments.store.records import CellFolder, read_records
 from metrics.base import Metric
 from metrics.statistics import mean_interval

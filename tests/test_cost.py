@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from baselines.rise import Rise
-from experiments import config
-from experiments.cli import composed
-from experiments.cost import Estimate, said
-from experiments.machine import forget_peak, held_memory, peak_memory, process_age
+from experiments.command import configuration as config
+from experiments.command.program import composed
+from experiments.jobs.dry_run import Estimate, said
+from experiments.jobs.machine import forget_peak, held_memory, peak_memory, process_age
 from experiments.store.records import read_records
 from metrics.base import Case
+from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine
-from suny.classifiers.rehearsal import Rehearsal
 
 from .conftest import Cli, SmallNet, noise, only_error
 

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 import suny
 from baselines.controls import Center
-from experiments import config
 from experiments.benchmark import agreement
 from experiments.benchmark.common import explainer
-from experiments.cli import composed
-from experiments.config import CONF
+from experiments.command import configuration as config
+from experiments.command.configuration import CONF
+from experiments.command.program import composed
 from suny.classifiers.engine import Engine, Precision
 from suny.explanation import Explainer, Explanation
 

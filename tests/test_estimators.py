@@ -9,8 +9,8 @@ import pytest
 import torch
 from captum.attr import ShapleyValueSampling
 
-from suny.method.estimators import Game, exact, sampled
-from suny.method.values import Floats, all_coalitions, semivalues, shapley
+from suny.games.estimators import Game, exact, sampled
+from suny.games.values import Floats, all_coalitions, semivalues, shapley
 
 
 def random_game(k: int, seed: int = 0) -> tuple[Game, Floats]:
@@ -61,8 +61,8 @@ def test_efficiency_is_exact_however_few_the_orders(k: int, antithetic: bool) ->
 @pytest.mark.parametrize("b", [1.0, 4.0])
 def test_the_mean_over_all_orders_is_the_value(b: float) -> None:
     """The estimator is unbiased: averaged over every order it is the semivalue itself."""
-    from suny.method.estimators import _contributions, _positions
-    from suny.method.values import size_weights
+    from suny.games.estimators import _contributions, _positions
+    from suny.games.values import size_weights
 
     game, table = random_game(4)
     orders = [np.array(o) for o in permutations(range(4))]

@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.cli import composed
-from experiments.config import CONF, read
+from experiments.command.configuration import CONF, read
+from experiments.command.program import composed
 from experiments.store.reading import read_results
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import PAPER

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 
 from experiments import failures
-from experiments.cli import guarded
+from experiments.command.program import guarded
 from experiments.store.records import read_records
 from suny.classifiers.checkpoint import Trained, write_checkpoint
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.classifiers.head import Head
-from suny.classifiers.together import Together, together
+from suny.classifiers.merged_classes import Together, together
 from suny.images.view import View
 
 from .conftest import SPECIES, Cli, Ended, SmallNet, noise, only_error, small_birds

@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from baselines import rise
-from experiments.batches import Plain, photographs
 from experiments.store.records import FORMAT, CellFolder
+from experiments.training.data import Plain, photographs
 from metrics.attack import SaliencyAttack
 from metrics.base import Case, NotFinite
 from metrics.deletion_insertion import Deletion
@@ -83,7 +83,7 @@ def entry(arguments: list[str], log: str, gate: Gate | None = None) -> None:
     with open(log, "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         sys.argv = [str(ROOT / "run.py"), *arguments]
-        from experiments.cli import guarded
+        from experiments.command.program import guarded
         from run import main
 
         os._exit(guarded(main))
@@ -135,7 +135,7 @@ def killed_at(processes: Any, arguments: list[str], log: Path, gate: Gate) -> No
 PLACES = (
     ("experiments.cell.cell:carry_card", 0),
     ("os:replace", 0),
-    ("experiments.picture:save_picture", 0),
+    ("experiments.figures.explanation:save_picture", 0),
     ("os:fsync", 2),  # after the picture's and the map's
     ("experiments.store.records:CellFolder.append", 5),
     ("experiments.store.records:CellFolder.write_summary", 0),
@@ -371,7 +371,7 @@ def test_records_of_another_version_are_refused_and_stay(
     cli: Cli, data: Path, undisturbed: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     from experiments import report
-    from experiments.cli import guarded
+    from experiments.command.program import guarded
 
     results = tmp_path / "older"
     shutil.copytree(undisturbed, results)

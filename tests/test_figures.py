@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from experiments import figures
-from experiments.cli import guarded
+from experiments.command.program import guarded
 from experiments.store.reading import read_results
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks

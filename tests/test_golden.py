@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import make_target
+from experiments.command.configuration import make_target
 from experiments.store.card import column_of, digest_of_identity, metric_of, settings_of
 from experiments.store.reading import read_result
 from suny.classifiers.classifier import Model

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from suny.classifiers.engine import Engine
 from suny.explanation import is_degenerate
+from suny.interventions.causes import FeatureCauses
 from suny.method.candidates import prescreened
-from suny.method.causes import FeatureCauses
 from suny.method.explainer import SunyExplainer
 
 from .conftest import SmallNet, engine_for, noise

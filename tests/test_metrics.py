@@ -13,8 +13,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
-from experiments.cli import composed
-from experiments.config import CONF, make_target
+from experiments.command.configuration import CONF, make_target
+from experiments.command.program import composed
 from metrics.attack import SaliencyAttack
 from metrics.base import Case, Frame, Metric
 from metrics.deletion_insertion import Deletion, Insertion, Overall, auc, curve, steps
@@ -34,7 +34,7 @@ from metrics.sanity import Sanity, similarity
 from metrics.statistics import class_mean_interval, maximum_interval, mean_interval
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
-from suny.images.perturb import pixel_order
+from suny.interventions.pixels import pixel_order
 
 from .conftest import SmallNet, Weighted, engine_for, noise
 
@@ -100,7 +100,7 @@ def test_insertion_starts_from_the_blurred_image() -> None:
     image = noise(3, 24, 24).abs()
     w = torch.full((3, 24, 24), 1 / (3 * 24 * 24 * 4))
     c = Case(engine_for(Weighted(w), 24, "features"), image, 0, torch.rand(24, 24))
-    from suny.images.perturb import substrate
+    from suny.interventions.pixels import substrate
 
     scores, _ = curve(c, "insertion", "blur", 29)
     assert float(scores[0]) == pytest.approx(float((substrate(image, "blur") * w).sum()), abs=1e-6)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from suny.images.perturb import blend, pixel_order, rank_of, replace_top, rise_kernel, substrate, tied_fraction
+from suny.interventions.pixels import blend, pixel_order, rank_of, replace_top, rise_kernel, substrate, tied_fraction
 
 from .conftest import noise
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from experiments import plan
-from experiments.cli import guarded
-from experiments.config import register_torchvision
+from experiments.command.configuration import register_torchvision
+from experiments.command.program import guarded
 from experiments.plan import Line
 from suny.classifiers.engine import Cost
 

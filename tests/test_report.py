@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from experiments import report
-from experiments.cli import guarded
+from experiments.command.program import guarded
 from experiments.store.reading import read_results
 
 from .cells import change_record, write_cell

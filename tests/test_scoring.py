@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from experiments import score
-from experiments.cli import guarded
-from experiments.reports import flips
+from experiments.command.program import guarded
+from experiments.jobs.after_sweep import flips
 from experiments.store.reading import Result
 from experiments.store.records import read_records
 from metrics.deletion_insertion import Deletion

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.cli import composed
-from experiments.config import CONF, read
+from experiments.command.configuration import CONF, read
+from experiments.command.program import composed
 from experiments.store.reading import read_results
+from experiments.studies.search import EXPLORED, explored, front, stages
 from experiments.tables.build import build
-from experiments.tables.search import EXPLORED, explored, front, stages
 from suny.errors import UserError
 from suny.images.photographs import Photographs
 

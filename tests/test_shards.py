@@ -17,11 +17,12 @@ from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import progress, runner
-from experiments.config import CONF, register_launchers
+from experiments import runner
+from experiments.command import progress
+from experiments.command.configuration import CONF, register_launchers
+from experiments.jobs.sweep import arguments_of
 from experiments.store.records import CellFolder, read_records
 from experiments.store.shards import PARTS, Shard, merge, recorded
-from experiments.sweep import arguments_of
 from suny.errors import UserError
 
 from .conftest import Cli, only_error

@@ -12,7 +12,7 @@ import pytest
 import torchvision
 
 import suny
-from experiments.config import CONF
+from experiments.command.configuration import CONF
 from suny import later
 from suny.classifiers.torchvision_names import names
 from suny.later import Later

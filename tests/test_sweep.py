@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from experiments.cell.cell import Cell
-from experiments.config import CONF
-from experiments.reports import compared_numbers
+from experiments.command.configuration import CONF
+from experiments.jobs.after_sweep import compared_numbers
 from experiments.store import reading as store
 from experiments.store.reading import Numbers, compared, read_result, without_records
 from experiments.tables.specs import ABLATED

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.cli import guarded
+from experiments.command.program import guarded
 from experiments.store.reading import entry_of, failures_of, read_result, read_results
 from experiments.tables.__main__ import main
 from experiments.tables.ablations import sweeps
@@ -356,5 +356,4 @@ def test_every_metric_of_a_table_exists() -> None:
 
 
 def test_the_committed_tables_are_those_of_the_committed_records() -> None:
-    small = ROOT / "results" / "small"
-    assert guarded(lambda: main([f"results_dir={small}", f"out={ROOT / 'results' / 'tables'}", "--check"])) == 0
+    assert guarded(lambda: main([f"results_dir={ROOT / 'results' / 'reference'}", "--check"])) == 0

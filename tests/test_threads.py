@@ -20,7 +20,8 @@ from suny.threads import one_thread
 PROGRAM = """
 import hashlib, json, os, sys
 import numpy as np
-from suny.method import candidates, field, values
+from suny.method import candidates, field
+from suny.games import values
 import torch
 from threadpoolctl import threadpool_info
 from baselines.eigencam import EigenCam

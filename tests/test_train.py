@@ -20,13 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from experiments import batches, train
-from experiments.cli import composed, guarded
-from experiments.config import CONF, make_target
+from experiments import train
+from experiments.command.configuration import CONF, make_target
+from experiments.command.program import composed, guarded
 from experiments.explain import class_index
-from experiments.fitting import Epoch, best_of
-from experiments.recipes import Recipe
 from experiments.store.records import read_records
+from experiments.training import data as batches
+from experiments.training.loop import Epoch, best_of
+from experiments.training.recipes import Recipe
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
 from suny.classifiers.efficientnet_lite0 import EfficientNetLite0
 from suny.classifiers.engine import Engine
@@ -418,7 +419,7 @@ def test_labels_of_folders_are_compared_by_name(command: Cli, cli: Cli, birds: P
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Ctrl-C in the epoch after so many."""
-    from experiments import fitting
+    from experiments.training import loop as fitting
 
     evaluate, calls = fitting.evaluate, []
 

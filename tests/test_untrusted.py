@@ -22,8 +22,8 @@ import yaml
 from PIL import Image
 
 from experiments import report
-from experiments.cli import guarded
-from experiments.config import make_target
+from experiments.command.configuration import make_target
+from experiments.command.program import guarded
 from experiments.store.reading import read_result, read_results
 from experiments.store.records import read_records
 from metrics.base import Metric

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from suny.method.values import all_coalitions, interactions, semivalues, shapley, singles, size_weights
+from suny.games.values import all_coalitions, interactions, semivalues, shapley, singles, size_weights
 
 
 def tables(k: int) -> st.SearchStrategy[np.ndarray]:

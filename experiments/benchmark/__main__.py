@@ -36,12 +36,12 @@ import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
-from experiments import config
 from experiments.benchmark import error, memory, scale, speed, start, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
-from experiments.cli import EXIT_MISTAKE, EXIT_OK, guarded, pairs
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_MISTAKE, EXIT_OK, guarded, pairs
 from experiments.store.card import environment
 from experiments.store.records import writing
 from suny.classifiers.engine import pick_device

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import config
 from experiments.benchmark.common import explainer
 from experiments.benchmark.memory import methods
 from experiments.cell.cell import parts_in_view
 from experiments.cell.prefetch import load
-from experiments.cli import composed
-from experiments.config import Run
+from experiments.command import configuration as config
+from experiments.command.configuration import Run
+from experiments.command.program import composed
 from metrics.base import Case, Frame, Metric
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, Precision, default_batch_size

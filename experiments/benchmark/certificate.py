@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.benchmark.common import network, photograph
 from experiments.store.records import writing
 from suny.classifiers.engine import Engine
-from suny.method.estimators import Game, exact, sampled
+from suny.games.estimators import Game, exact, sampled
 from suny.method.explainer import SunyExplainer
 
 

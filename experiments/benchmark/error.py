@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments import config
 from experiments.benchmark.common import Figure, photograph
 from experiments.cell.cell import Cell
 from experiments.cell.prefetch import load
-from experiments.cli import composed
-from experiments.machine import in_turn
+from experiments.command import configuration as config
+from experiments.command.program import composed
+from experiments.jobs.machine import in_turn
 from experiments.store.reading import entry_of
 from experiments.store.records import Record
 from suny.classifiers.classifier import Classifier

@@ -10,11 +10,11 @@ import torch
 from tqdm import tqdm
 
 from experiments.benchmark.common import Figure, explainer, network, photograph
-from experiments.config import CONF
-from experiments.machine import held_memory, peak_memory
+from experiments.command.configuration import CONF
+from experiments.jobs.machine import held_memory, peak_memory
 from suny.classifiers.classifier import Classifier
+from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine
-from suny.classifiers.rehearsal import Rehearsal
 from suny.errors import UserError
 
 # after so many images held memory is read

@@ -16,7 +16,7 @@ from experiments.benchmark import library
 from experiments.benchmark.common import Figure, as_loaded, explainer, photograph
 from experiments.benchmark.start import first_record
 from experiments.cell.prefetch import load
-from experiments.machine import held_memory, in_turn, timed
+from experiments.jobs.machine import held_memory, in_turn, timed
 from experiments.store.records import CellFolder
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion, auc, steps
@@ -24,8 +24,8 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
 from suny.explanation import Explainer, upsample
 from suny.images.demo import Demo
-from suny.images.perturb import pixel_order, rise_kernel
-from suny.method.causes import FeatureCauses, FilterCauses
+from suny.interventions.causes import FeatureCauses, FilterCauses
+from suny.interventions.pixels import pixel_order, rise_kernel
 
 # passes of the bare network that its throughput is measured with, in batches
 _PLENTY = 24

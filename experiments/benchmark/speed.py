@@ -12,7 +12,7 @@ from tqdm import tqdm
 from baselines.controls import Center
 from experiments.benchmark.common import Figure, as_loaded, photograph
 from experiments.benchmark.library import intervention_costs
-from experiments.machine import in_turn, peak_memory
+from experiments.jobs.machine import in_turn, peak_memory
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
 from suny.classifiers.classifier import Classifier

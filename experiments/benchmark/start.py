@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from experiments.benchmark.common import WITH_WEIGHTS, Figure
-from experiments.cli import EXIT_MISTAKE, EXIT_OK
-from experiments.config import CONF
+from experiments.command.configuration import CONF
+from experiments.command.program import EXIT_MISTAKE, EXIT_OK
 from suny.classifiers.classifier import Classifier
 from suny.errors import UserError
 
@@ -38,8 +38,8 @@ SAID = {
 _PREPARING = """
 import sys, time
 import suny, torch, torchvision
-from experiments import config
-from experiments.cli import composed
+from experiments.command import configuration as config
+from experiments.command.program import composed
 from suny.classifiers.engine import Engine, pick_device
 model = config.read(composed(sys.argv[2:])).model
 start = time.perf_counter()

@@ -23,12 +23,12 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import config
 from experiments.benchmark import memory
 from experiments.benchmark.common import explainer, network, photograph
 from experiments.benchmark.ratios import Profiled
 from experiments.cell.prefetch import load
-from experiments.machine import timed
+from experiments.command import configuration as config
+from experiments.jobs.machine import timed
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
 from metrics.localization import BoxAccuracy
@@ -36,7 +36,7 @@ from metrics.sanity import similarity
 from metrics.statistics import class_mean_interval, maximum_interval, mean_band, mean_interval, paired, rank_comparison
 from suny.images.demo import Demo
 from suny.images.geometry import Box
-from suny.images.perturb import substrate
+from suny.interventions.pixels import substrate
 
 # methods whose library runs the network itself, so that its time is not told apart
 _WITHIN = ("integrated_gradients",)

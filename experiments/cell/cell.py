@@ -29,11 +29,11 @@ from torch import Tensor
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
-from experiments.config import Run
-from experiments.progress import Images, tell
-from experiments.store.card import carry_card, columns_with, make_card, superseded, with_columns
+from experiments.command.configuration import Run
+from experiments.command.progress import Images, tell
+from experiments.store.card import carry_card, make_card, superseded, with_columns
 from experiments.store.files import ImageFiles
-from experiments.store.reading import READ, entry_of, failures_of
+from experiments.store.reading import summary_of, was_read
 from experiments.store.records import CellFolder, Record, digest_of
 from experiments.store.shards import entered, merge, recorded
 from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
@@ -44,8 +44,8 @@ from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
-from suny.images.perturb import tied_fraction
 from suny.images.view import View
+from suny.interventions.pixels import tied_fraction
 from suny.later import import_all
 from suny.seeds import image_seed
 
@@ -180,7 +180,7 @@ class Cell:
                 merge(folder, order, own)
                 complete = [folder.records[image] for image in order]
                 if folder.read_summary(digest_of(complete)) is None:
-                    folder.write_summary(self.summarise(complete))
+                    folder.write_summary(summary_of(self.card, complete))
         return FinishedCell(self.folder, self.keys)
 
     def _record_all(self, engine: Engine, folder: CellFolder, samples: Sequence[Sample], count: int) -> None:
@@ -231,28 +231,6 @@ class Cell:
             f"note: {names}: {len(again)} images are explained again, {forwards:.0f} forwards and {seconds:.2f} s each, since "
             "their maps are not stored (maps=true stores them)"
         )
-
-    def summarise(self, records: Sequence[Record]) -> dict[str, Any]:
-        """The summary: a pure function of the records, without times, so that it is the same bit for bit.
-
-        Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures. A
-        column that some record lacks (a stopped run was adding it) is left out.
-        """
-        read = [r for r in records if was_read(r)]
-        complete = [key for key in self.card["columns"] if all(key in r for r in records)]
-        columns = columns_with(self.card, complete)
-        costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
-        return {
-            "dataset": self.run.dataset.name,
-            "model": self.run.model.name,
-            "method": self.run.explainer.name,
-            "hash": self.card["hash"],
-            "n": len(records),
-            "records": digest_of(records),
-            "metrics": {key: entry_of(metric, key, records) for key, metric in columns.items()},
-            "failures": failures_of(records, any("boxes" in m.needs for m in columns.values())),
-            "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},
-        }
 
     # what a record lacks
 
@@ -514,11 +492,6 @@ class MeasuredColumns:
 def run_cell(run: Run) -> FinishedCell | CellProgress:
     """Computes what is missing of a cell (:meth:`Cell.compute`)."""
     return Cell(run, pick_device(run.settings.device), run.dataset.load(run.cache), run.model.build()).compute()
-
-
-def was_read(record: Record | None) -> bool:
-    """Whether the image of a record was decoded and explained."""
-    return record is not None and record["status"] in READ
 
 
 def finite(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.config import Run
+from experiments.command.configuration import Run
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
 from suny.errors import UserError

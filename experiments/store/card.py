@@ -15,7 +15,7 @@ import json
 import pkgutil
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 import metrics
-from experiments.cli import composed
-from experiments.config import CONF, Run, make, make_target, target_class
-from experiments.progress import tell
+from experiments.command.configuration import CONF, Run, make, make_target, target_class
+from experiments.command.program import composed
+from experiments.command.progress import tell
 from experiments.store.records import FORMAT, CellFolder
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
@@ -200,7 +200,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _git() -> dict[str, Any]:
     """Revision of this project's checkout, and whether files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def ask(*arguments: str) -> str | None:
         try:
@@ -258,8 +258,3 @@ def carry_card(folder: CellFolder, old: Mapping[str, Any] | None, card: dict[str
             )
     if carried != old:
         folder.write_card(carried)
-
-
-def columns_with(card: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Metric]:
-    """The metrics of some of a card's columns, by key."""
-    return {key: metric_of(card["columns"][key], f"columns.{key}") for key in keys}

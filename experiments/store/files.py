@@ -64,7 +64,7 @@ class ImageFiles:
             again: whether files that are there are replaced.
         """
         if self.picture is not None and (again or not self.picture.exists()):
-            from experiments.picture import save_picture  # not above: few runs draw
+            from experiments.figures.explanation import save_picture  # not above: few runs draw
 
             with writing(self.picture.parent):
                 self.picture.parent.mkdir(parents=True, exist_ok=True)

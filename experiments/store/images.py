@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from baselines.precomputed import Precomputed
-from experiments.cli import composed
-from experiments.config import file_cache, make_target
+from experiments.command.configuration import file_cache, make_target
+from experiments.command.program import composed
 from experiments.store.reading import Result
 from suny.errors import UserError
 from suny.explanation import MissingMap

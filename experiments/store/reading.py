@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from experiments.cli import composed
-from experiments.config import CONF, NAME, make_target
-from experiments.progress import tell
+from experiments.command.configuration import CONF, NAME, make_target
+from experiments.command.program import composed
+from experiments.command.progress import tell
 from experiments.store.card import metric_of, name_of_column, settings_of
-from experiments.store.records import DONE, CellFolder, Record, read_records
+from experiments.store.records import DONE, CellFolder, Record, digest_of, read_records
 from metrics.base import Metric
 from metrics.statistics import Entry, mean_interval, paired
 from suny.errors import UserError
@@ -358,6 +358,32 @@ def preset(method: str) -> dict[str, Any]:
         return {}
     node = OmegaConf.to_container(composed([f"method={method}"]).method, resolve=True)
     return settings_of("method", make_target(node, "method", Explainer))
+
+
+def was_read(record: Record | None) -> bool:
+    """Whether the image of a record was decoded and explained."""
+    return record is not None and record["status"] in READ
+
+
+def summary_of(card: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """The summary of a cell: a pure function of its card and records, without times, so that it is the same bit for bit.
+
+    Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures. A column
+    that some record lacks (a stopped run was adding it) is left out.
+    """
+    read = [r for r in records if was_read(r)]
+    complete = [key for key in card["columns"] if all(key in r for r in records)]
+    columns = {key: metric_of(card["columns"][key], f"columns.{key}") for key in complete}
+    costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
+    return {
+        **{group: card["identity"][group]["name"] for group in ("dataset", "model", "method")},
+        "hash": card["hash"],
+        "n": len(records),
+        "records": digest_of(records),
+        "metrics": {key: entry_of(metric, key, records) for key, metric in columns.items()},
+        "failures": failures_of(records, any("boxes" in m.needs for m in columns.values())),
+        "cost": {key: float(np.mean([r[key] for r in read])) if read else None for key in costs},
+    }
 
 
 def entry_of(metric: Metric | None, name: str, records: Sequence[Record]) -> Entry:

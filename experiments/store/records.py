@@ -28,7 +28,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from experiments.progress import tell
+from experiments.command.progress import tell
 from suny.errors import UserError
 
 Record = dict[str, Any]

@@ -1,6 +1,6 @@
 """Rebuilds all tables from cards and records: ``python -m experiments.tables [results_dir=DIR] [out=DIR] [--check]``.
 
-results_dir=DIR   every cell below it, at any depth; default: results
+results_dir=DIR   every cell below it, at any depth; default: results/runs
 out=DIR           where the tables go; default: the folder tables in results_dir
 --check           writes nothing; exit code 1 where a table differs from what the records give
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import EXIT_DEFECT, EXIT_OK, guarded, pairs
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded, pairs
 from experiments.store.reading import read_results
 from experiments.store.records import write_atomically, writing
 from experiments.tables.build import FILES, build
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    keys = pairs([a for a in arguments if a != "--check"], {"results_dir": "results", "out": ""})
+    keys = pairs([a for a in arguments if a != "--check"], {"results_dir": "results/runs", "out": ""})
     source = Path(keys["results_dir"]).expanduser()
     out = Path(keys["out"]).expanduser() if keys["out"] else source / "tables"
     files = build(read_results(source), out)

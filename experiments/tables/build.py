@@ -8,7 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.store.reading import Result
-from experiments.tables import comparisons, published, render, search
+from experiments.studies import search
+from experiments.tables import comparisons, published, render
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.specs import ABLATIONS, SPECS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config import CONF
+from experiments.command.configuration import CONF
 from experiments.store.reading import Result
 from experiments.tables.columns import blocks
 from experiments.tables.render import as_csv

@@ -17,10 +17,10 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Gathering(Launcher):
-    """Starts all jobs and tells each one's ending at once (:func:`experiments.sweep.gather`)."""
+    """Starts all jobs and tells each one's ending at once (:func:`experiments.jobs.sweep.gather`)."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from experiments.sweep import gather  # not above: Hydra looks for plugins wherever it composes a configuration
+        from experiments.jobs.sweep import gather  # not above: Hydra looks for plugins wherever it composes a configuration
 
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir))  # type: ignore[attr-defined]
@@ -29,7 +29,7 @@ class Gathering(Launcher):
         )
 
     def arrivals(self, jobs: Sequence[Sequence[str]], first: int, reports: Sequence[Path]) -> Generator[Any, None, None]:
-        """Starts the jobs; yields as :data:`experiments.sweep.Arrivals` says. Closed early, it ends what it can end."""
+        """Starts the jobs; yields as :data:`experiments.jobs.sweep.Arrivals` says. Closed early, it ends what it can end."""
         raise NotImplementedError
 
     def stopped(self) -> str:

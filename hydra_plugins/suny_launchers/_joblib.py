@@ -98,7 +98,7 @@ def _execute(report: Path, job: Sequence[Any]) -> JobReturn:
     """In the other process, whose own lines and bars nobody could read."""
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
-    from experiments import progress
+    from experiments.command import progress
 
     progress.enter(report)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

@@ -19,7 +19,7 @@ import hydra_plugins.hydra_submitit_launcher.submitit_launcher as upstream
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
-from experiments.progress import tell
+from experiments.command.progress import tell
 from suny.errors import UserError
 
 from ._gathering import Gathering, effective_jobs, threads
@@ -48,7 +48,7 @@ class _Submitit(Gathering):
 
     def __call__(self, report: Path, *arguments: Any) -> JobReturn:
         """One job, in its own process."""
-        from experiments import progress
+        from experiments.command import progress
 
         progress.enter(report)
         return super().__call__(*arguments)  # type: ignore[misc]

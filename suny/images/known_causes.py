@@ -25,7 +25,7 @@ class KnownCauses:
         rule: its name.
         masks: pixels of each shape, bool (n, H, W); they do not overlap.
         retained: whether the class is there with a coalition of shapes and nothing else, bool (2^n,), in the order of
-            :func:`suny.method.values.all_coalitions`; found by intervening on the scene.
+            :func:`suny.games.values.all_coalitions`; found by intervening on the scene.
         intervene: makes the images with only some of the shapes: bool (m, n) -> normalised (m, 3, H, W).
     """
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from suny.games.values import all_coalitions
 from suny.later import Later
-from suny.method.values import all_coalitions
 
 if TYPE_CHECKING:
     from scipy import ndimage
@@ -200,7 +200,7 @@ def only(image: Pixels, background: Pixels, owner: Pixels, keep: Sequence[bool] 
 def retained(world: World, kinds: Sequence[str]) -> NDArray[np.bool_]:
     """Whether the image keeps its class with only some of its shapes: an intervention for each coalition, (2^n,).
 
-    Entry i is the coalition of the shapes at the one bits of i, as in :func:`suny.method.values.all_coalitions`.
+    Entry i is the coalition of the shapes at the one bits of i, as in :func:`suny.games.values.all_coalitions`.
     """
     whole = world.label(kinds)
     return np.array(

@@ -30,12 +30,12 @@ from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.errors import UserError
 from suny.explanation import Explanation, Family
-from suny.images.perturb import Substrate
+from suny.games.estimators import EXACT_LIMIT, Coalitions, Estimate, Game, exact, sampled
+from suny.games.values import Floats
+from suny.interventions.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
+from suny.interventions.pixels import Substrate
 from suny.later import Later
 from suny.method import candidates
-from suny.method.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
-from suny.method.estimators import EXACT_LIMIT, Coalitions, Estimate, Game, exact, sampled
-from suny.method.values import Floats
 
 if TYPE_CHECKING:
     from scipy import stats
@@ -102,12 +102,12 @@ class SunyExplainer:
         k: see there.
         prescreen: for ``topk``, how many channels have their single effects scored, by
             |pooled gradient * pooled activation|; None scores all.
-        mask: the mask of a coalition of features (:class:`suny.method.causes.ImageCauses`).
-        fill: what replaces removed pixels (:func:`suny.images.perturb.substrate`); filters: ``zero`` or the channel's
+        mask: the mask of a coalition of features (:class:`suny.interventions.causes.ImageCauses`).
+        fill: what replaces removed pixels (:func:`suny.interventions.pixels.substrate`); filters: ``zero`` or the channel's
             ``mean``.
         b: of the semivalue: 1 is Shapley (published), inf the single effects.
         estimator: ``exact``: all 2^k coalitions, k <= 16; ``sampled``: random orders in antithetic pairs.
-        orders, budget, target_error: when sampling stops (:func:`suny.method.estimators.sampled`).
+        orders, budget, target_error: when sampling stops (:func:`suny.games.estimators.sampled`).
         draw: values drawn by the linear combination of ``feature_maps``, or painted on the players' ``masks``.
         combine: the scalar map from N and S: ``mean``, ``max``, ``product`` (its square root, to keep the unit),
             ``harmonic`` mean, one side alone, or ``shapley``: the mean of what the two maps would be with b = 1, from the same

@@ -39,12 +39,12 @@ from torch.nn import functional as nnf
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, Family, min_max, upsample
-from suny.images.perturb import Substrate
+from suny.games.values import Floats
+from suny.interventions.causes import RegionCauses
+from suny.interventions.pixels import Substrate
 from suny.later import Later
 from suny.method import candidates
-from suny.method.causes import RegionCauses
 from suny.method.explainer import Combine, combine, flags
-from suny.method.values import Floats
 from suny.threads import one_thread
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class FieldExplainer:
         block: tiles on a side of a block, which enter and leave together.
         coalitions: how many are scored, in pairs of one and its complement.
         b_n, b_s: of the semivalue of each side, >= 1.
-        fill: what replaces removed pixels (:func:`suny.images.perturb.substrate`).
+        fill: what replaces removed pixels (:func:`suny.interventions.pixels.substrate`).
         prior: the amplitude of the field: ``flat``, or by Grad-CAM (``cam``).
         floor: the smallest amplitude, of the largest, where it is by Grad-CAM.
         combine: the scalar map from N and S (:class:`~suny.method.explainer.SunyExplainer`).

@@ -1,0 +1,256 @@
+"""From Hydra's configuration to objects, with every mistake told in one line.
+
+Each group's conf file names its class in ``_target_``; the other keys are that class's fields. Classes validate their
+fields strictly (:mod:`suny.configured`), so the conf file needs no schema beside the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+
+from experiments.store.shards import Shard
+from suny.classifiers.torchvision_names import names
+from suny.configured import Seed, configured
+from suny.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from metrics.base import Metric
+    from suny.classifiers.classifier import Model
+    from suny.explanation import Explainer
+    from suny.images.dataset import Dataset
+    from suny.images.filecache import FileCache
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+# of data sets, networks and methods: folders and files are named by them
+NAME = re.compile(r"\w[\w.-]*")
+
+_GROUPS = ("dataset", "model", "method", "metrics", "experiment")
+
+
+@configured
+class Settings:
+    """The keys at the top of ``conf/config.yaml``."""
+
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bf16"]
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None
+    target: Literal["predicted", "label"]
+    points: Annotated[int, Field(ge=2)]
+    results_dir: str
+    pictures: Annotated[int, Field(ge=0)]
+    maps: bool
+    curves: bool
+    # cards of earlier versions do not have these
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 1
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell or shard to compute: all objects, and the resolved configuration they came from, without the shard and the
+    folder of caches, which change no number."""
+
+    settings: Settings
+    dataset: Dataset
+    model: Model
+    explainer: Explainer
+    metrics: dict[str, Metric]
+    resolved: dict[str, Any]
+    shard: Shard
+    cache: FileCache
+
+
+def register_torchvision(arguments: Sequence[str]) -> None:
+    """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own.
+
+    Only those that the arguments name are registered: Hydra copies every registered node many times over.
+    """
+    asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
+    other = {name for name in asked if not (CONF / "model" / f"{name}.yaml").exists()}
+    for name in sorted(other.intersection(names())) if other else ():
+        template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
+        node = {**template, "name": name, "arch": name, "weights_version": None}
+        ConfigStore.instance().store(group="model", name=name, node=node)
+
+
+def register_on_request(arguments: Sequence[str]) -> None:
+    """Makes the choices in ``conf/on_request`` known where an argument names them.
+
+    They need a key that only the user can give, so that they are no part of ``glob(*)``.
+    """
+    for path in sorted((CONF / "on_request").glob("*/*.yaml")):
+        group, name = path.parent.name, path.stem
+        if any(a.startswith(f"{group}=") and name in re.findall(r"\w+", a) for a in arguments):
+            ConfigStore.instance().store(group=group, name=name, node=yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def register_launchers() -> None:
+    """Puts this project's launchers behind the names under which Hydra's plugins have theirs (``conf/launchers``)."""
+    Plugins.instance()  # finds the plugins, which then register their own
+    for path in sorted((CONF / "launchers").glob("*.yaml")):
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+        ConfigStore.instance().store(group="hydra/launcher", name=path.stem, node=node)
+
+
+def read(cfg: DictConfig) -> Run:
+    """Objects from a composed configuration.
+
+    Raises:
+        UserError: an unknown key or a wrong type or value.
+    """
+    try:
+        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+    shard = resolved.pop("shard", None) or {}
+    if not isinstance(shard, Mapping):
+        raise UserError(f"shard={shard}: give shards=N for N shards, or shard.count=N shard.index=I for one of them.")
+    caches = resolved.pop("caches", None)
+    groups = {g: resolved.get(g) for g in _GROUPS}
+    top = {k: v for k, v in resolved.items() if k not in _GROUPS}
+    settings = make(Settings, top, "")
+    for group in ("dataset", "model", "method"):  # they name folders
+        name = str((groups[group] or {}).get("name", ""))
+        if not NAME.fullmatch(name):
+            raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
+    if not groups["metrics"]:
+        raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
+    from metrics.base import Metric  # these not above: they need torch, the mistakes above do not
+    from suny.classifiers.classifier import Model
+    from suny.explanation import Explainer
+    from suny.images.dataset import Dataset
+
+    dataset = make_target(groups["dataset"], "dataset", Dataset)
+    return Run(
+        settings=settings,
+        dataset=dataset,
+        model=make_target(groups["model"], "model", Model),
+        explainer=make_target(groups["method"], "method", Explainer),
+        metrics={name: make_target(node, f"metrics.{name}", Metric) for name, node in groups["metrics"].items()},
+        resolved=resolved,
+        shard=make(Shard, shard, "shard"),
+        cache=file_cache(dataset, caches, writes=not settings.dry_run),
+    )
+
+
+def file_cache(dataset: Dataset, caches: Any, writes: bool = True) -> FileCache:
+    """The cache of what is derived from a data set's files, below the folder ``caches``; None: nothing is kept.
+
+    Raises:
+        UserError: ``caches`` is no folder's name.
+    """
+    from suny.images.filecache import FileCache
+
+    if not isinstance(caches, str | None):
+        raise UserError(f"caches={caches}: give a folder, or null to keep nothing.")
+    return FileCache(Path(caches).expanduser() if caches else None, dataset.root or dataset.name, writes)
+
+
+def target_class(node: Any, where: str) -> type:
+    """The class that a configuration node names in ``_target_``."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{where}: the configuration has no _target_ (the class it configures).")
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
+        raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
+    return cls
+
+
+def make_target(node: Any, where: str, kind: Any) -> Any:
+    """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
+    cls = target_class(node, where)
+    made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
+    if not isinstance(made, kind):
+        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__}.")
+    return made
+
+
+def make(cls: Any, keys: Mapping[str, Any], where: str) -> Any:
+    """An object of a configured class, its mistakes as one line."""
+    try:
+        return cls(**keys)
+    except pydantic.ValidationError as error:
+        raise UserError(_one_line(error, cls, where)) from error
+
+
+def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
+    first = error.errors()[0]
+    at = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdigit()]
+    key = ".".join([*([where] if where else []), *at[:1]])
+    if first["type"] == "value_error":  # settings that do not go together
+        return f"{where or 'configuration'}: {first['ctx']['error']}."
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        valid = sorted(f.name for f in dataclasses.fields(cls))
+        return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."
+    if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
+        return f"{key} is missing: give {key}=VALUE."
+    said = "; or ".join(
+        dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+    )
+    given = first["input"]
+    hint = ""
+    literal = [e["ctx"]["expected"] for e in error.errors() if e["type"] == "literal_error"]
+    if isinstance(given, str) and literal:
+        choices = re.findall(r"'([^']*)'", literal[0])
+        hint = f" {nearest(given, choices)}"
+    return f"{key}={given} {said}.{hint}"
+
+
+def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence[str]) -> UserError:
+    """Hydra's complaint as one line with the nearest valid name.
+
+    Args:
+        error: what Hydra raised.
+        keys: all dotted keys of the default configuration.
+    """
+    text = str(error)
+    missing = re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text)
+    if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
+        group, name = missing[1], missing[2]
+        files = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        more, said = (names(), " and every torchvision classifier") if group == "model" else ([], "")
+        if group == "hydra/launcher":
+            files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]
+        return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
+    if isinstance(error, OverrideParseException):
+        key, sign, value = str(error.override).partition("=")
+        exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
+        return UserError(f"cannot read the argument {error.override}: {exact}.")
+    found = re.search(r"(?:Could not override|Key) '([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and found:
+        cause = str(error.__cause__ or "")
+        if "is not in struct" in cause or "append" in text:
+            siblings = [k for k in keys if k.count(".") == found[1].count(".")] or list(keys)
+            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}--help lists the keys.")
+        text = f"{text} {cause}"
+    return UserError(" ".join(text.split())[:400])
+
+
+def dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    """All keys of a configuration, groups included, as dotted names."""
+    if not isinstance(node, Mapping):
+        return []
+    return [k for name, child in node.items() for k in (f"{prefix}{name}", *dotted_keys(child, f"{prefix}{name}."))]

@@ -1,0 +1,87 @@
+"""What the command-line programs share: one line for a mistake, an exit code for each ending."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.command.configuration import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
+from suny.errors import UserError, nearest
+
+# what a full disk answers without naming a file
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+EXIT_OK, EXIT_DEFECT, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 130
+
+
+def guarded(program: Callable[[], int], configuration: str = "config") -> int:
+    """Runs a program and turns its ending into an exit code; a mistake of the user is one line on stderr.
+
+    Args:
+        program: returns the exit code.
+        configuration: the file in ``conf`` whose keys it takes.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
+    register_torchvision(sys.argv[1:])
+    register_on_request(sys.argv[1:])
+    try:
+        return program()
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except Exception as error:
+        said = mistake(error, configuration)
+        if said is None:
+            raise
+        complain(said)
+        return EXIT_MISTAKE
+
+
+def mistake(error: Exception, configuration: str = "config") -> UserError | None:
+    """An exception as the one line that tells the user's mistake; None where it is a defect of this project."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_hydra(error, dotted_keys(composed([], configuration)))
+    if isinstance(error, RuntimeError) and "Unknown plugin class" in str(error):
+        return UserError('this hydra/launcher is not installed: pip install -e ".[cluster]".')
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
+        return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
+    from suny.classifiers.engine import out_of_memory  # not above: it needs torch, the mistakes above do not
+
+    if out_of_memory(error):
+        return UserError("there is too little memory: give a smaller batch_size=N, or device=cpu.")
+    return None
+
+
+def pairs(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """``key=value`` arguments over their defaults, for programs outside Hydra.
+
+    Raises:
+        UserError: a key that there is no default of, or no value.
+    """
+    keys = dict(defaults)
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if key not in keys or not sign:
+            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
+        keys[key] = value
+    return keys
+
+
+def complain(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def composed(overrides: list[str], configuration: str = "config") -> DictConfig:
+    """The configuration with overrides, outside a Hydra program."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(configuration, overrides)

@@ -1,0 +1,128 @@
+"""What a sweep says beside its table: how often protocols disagree, the sanity check's stages, ablations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from experiments.command.configuration import CONF, make_target
+from experiments.store.reading import Result
+from experiments.tables.ablations import sweeps
+from experiments.tables.columns import blocks
+from experiments.tables.render import ablation_markdown
+from experiments.tables.specs import ABLATED
+from experiments.tables.text import arrow, interval, table
+from metrics.base import Metric
+from metrics.sanity import Sanity
+
+
+def compared_numbers(cell: Result) -> list[str]:
+    """The keys of the records that the texts on a sweep need of a cell beside its means."""
+    return [*ABLATED, *(name for name, m in cell.measures.items() if getattr(m.metric, "protocol", None))]
+
+
+def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:
+    """Texts for the user; pictures go to the folder.
+
+    Args:
+        cells: with the numbers that :func:`compared_numbers` names.
+        folder: for pictures.
+    """
+    from experiments.figures import drawing  # not above: this draws, the lists below do not
+
+    texts = []
+    for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
+        group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
+        metrics = {name: m.metric for c in group for name, m in c.measures.items() if m.metric}
+        if any(getattr(m, "protocol", None) for m in metrics.values()) and len(group) > 1:
+            texts.append(f"{dataset} / {model}: do the protocols agree?\n\n{flips(group, metrics)}")
+        if any(isinstance(m, Sanity) for m in metrics.values()):
+            texts.append(f"{dataset} / {model}: sanity check\n\n{sanity(group)}")
+    with drawing.styled():
+        for block in blocks(cells, ["sanity"]):
+            texts.append(_drawn(drawing.sanity(block), folder / drawing.file_name("sanity", block)))
+        for sweep in sweeps(cells):
+            text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
+            texts.append(f"{text}\n\n{_drawn(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}")
+    return texts
+
+
+def _drawn(figure: Any, path: Path) -> str:
+    from experiments.figures import drawing
+
+    drawing.save(figure, path)
+    return f"drawn: {path}.pdf and .png"
+
+
+def flips(cells: Sequence[Result], metrics: Mapping[str, Metric]) -> str:
+    """How often two settings of a metric rank two methods the other way round, by their means and on single images.
+
+    Ties count as no flip.
+    """
+    rows = []
+    for kind in dict.fromkeys(type(m) for m in metrics.values() if getattr(m, "protocol", None)):
+        names = [n for n, m in metrics.items() if type(m) is kind]
+        values = _values(cells, names)
+        for one, other in itertools.combinations(names, 2):
+            turned: list[bool] = []
+            single: list[bool] = []
+            for a, b in itertools.combinations(range(len(cells)), 2):
+                first, second = (values[name][a] - values[name][b] for name in (one, other))
+                known = ~(np.isnan(first) | np.isnan(second))
+                single += (first[known] * second[known] < 0).tolist()
+                turned.append(bool(first[known].mean() * second[known].mean() < 0) if known.any() else False)
+            rows.append(
+                [
+                    metrics[one].label,
+                    metrics[other].label,
+                    f"{sum(turned)} of {len(turned)}",
+                    f"{100 * np.mean(single):.1f} % of {len(single)}" if single else "-",
+                ]
+            )
+    head = ["setting", "other setting", "pairs of methods whose order flips", "flips on single images"]
+    return table(head, rows)
+
+
+def _values(cells: Sequence[Result], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """For each metric its values (cells, images), NaN where one is missing."""
+    images = dict.fromkeys(image for cell in cells for image in cell.records)
+    places = {image: at for at, image in enumerate(images)}
+    found = {name: np.full((len(cells), len(places)), np.nan) for name in names}
+    for at, cell in enumerate(cells):
+        for record in cell.records.values():
+            for name in names:
+                if record.get(name) is not None:
+                    found[name][at, places[record["image"]]] = record[name]
+    return found
+
+
+def sanity(cells: Sequence[Result]) -> str:
+    """Similarity to the original map at each stage."""
+    rows = []
+    for cell in cells:
+        for entry in (cell.entry(name) for name, measure in cell.measures.items() if measure.metric):
+            for stage, values in entry.get("stages", {}).items():
+                rows.append([cell.method, stage, *(interval(v) for v in values.values()), values["spearman"]["n"]])
+    return table(["method", "random from", "Spearman", "SSIM", "n"], rows)
+
+
+def metric_list() -> str:
+    """Every metric that has a conf file, as a table."""
+    from experiments.command.program import composed
+
+    rows: dict[str, list[Any]] = {}
+    for path in sorted((CONF / "metrics").glob("*.yaml")):
+        resolved: Any = OmegaConf.to_container(composed([f"metrics=[{path.stem}]"]), resolve=True)
+        for name, node in resolved["metrics"].items():
+            m = make_target(node, f"metrics.{name}", Metric)
+            if name not in rows or path.stem in (name, rows[name][1]):
+                needs = ", ".join(sorted(m.needs)) or "-"
+                rows[name] = [name, path.stem, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
+    head = ["metric", "conf/metrics", "in tables", "range", "unit", "needs", "version", "reference"]
+    return table(head, rows.values())

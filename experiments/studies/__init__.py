@@ -1,0 +1,1 @@
+"""The finished search for a preset: its table, made from reference cells and from explored.csv."""

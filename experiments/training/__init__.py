@@ -1,0 +1,1 @@
+"""Training: photographs on their way to a network, the loop over epochs, recipes."""
