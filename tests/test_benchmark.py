@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +15,7 @@ import torchvision
 from tqdm import tqdm
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import error, memory, scale
+from experiments.benchmark import error, memory, scale, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
@@ -172,3 +175,59 @@ def test_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert table["suny_filter (exact, k = 8): passes of the tail"] > 1280 * 2
     assert (table > 0).all()
     assert "| efficientnet_lite0 |" in capsys.readouterr().out
+
+
+def test_busy_loops_end_with_the_block_and_with_their_parent() -> None:
+    ended = []
+
+    def stopped() -> None:
+        with threads.busy(2) as running:
+            for pid in running:
+                os.kill(pid, 0)  # they are there
+            ended.extend(running)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert len(ended) == 2
+    for pid in ended:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    program = (
+        "import os, subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {threads._LOOP!r}, str(os.getpid())])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    # this comes back once the pipe is at its end, and the loop has the pipe too
+    killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False, timeout=300)
+    assert killed.returncode == -9
+
+
+def test_outside_the_network_every_batch_is_built_and_some_run() -> None:
+    classifier = network("causal_cnn")
+    sparing, engine = threads._Sparing.of(classifier, "cpu", batch_size=2), Engine.of(classifier, batch_size=2)
+    image, target = photograph(classifier, engine)
+    built: list[slice] = []
+
+    def build(part: slice) -> torch.Tensor:
+        built.append(part)
+        return image.expand(part.stop - part.start, -1, -1, -1)
+
+    before = sparing.cost
+    found = sparing.score(2 * threads._EVERY + 2, build, int(target))
+    torch.testing.assert_close(found, engine.score(len(found), build, int(target)))  # of one image they are all the same
+    assert len(built) == 2 * (threads._EVERY + 1)
+    assert (sparing.cost - before).forwards == 2 * 2  # the first batch and the last
+    assert sparing.spent["in the network"] > 0
+
+
+@pytest.mark.slow
+def test_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "parts", lambda: ["gradcam", "statistics"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["threads", "models=causal_cnn", "seconds=0.02", f"out={out}"]) == 0
+    table = pd.read_csv(out).set_index("what")
+    assert list(table.index) == ["gradcam", "statistics"]
+    assert (table[["seconds", "all_threads", "busy", "all_threads_busy"]] > 0).all(axis=None)
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # the processes were started without it

@@ -49,10 +49,10 @@ _SETTINGS = {
 _WORK = ("a pass of the network", "deletion and insertion", "box accuracy", "sanity", "statistics", "filters", "decoding")
 # the network sees one batch of so many; its results stand for the others', which are built all the same
 _EVERY = 32
-_ENOUGH = 0.01  # seconds; what takes less is repeated
+_ENOUGH = 0.02  # seconds; what takes less is repeated
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # ends with the process that has started it, however that ends
-_LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1000000): pass"
+_LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(1000000): pass"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def busy(loops: int) -> Iterator[list[int]]:
         running = []
         for _ in range(loops):
             # Ctrl-C ends them too: nobody wants to read where
-            loop = subprocess.Popen([sys.executable, "-c", _LOOP], stderr=subprocess.DEVNULL)
+            loop = subprocess.Popen([sys.executable, "-c", _LOOP, str(os.getpid())], stderr=subprocess.DEVNULL)
             stack.callback(loop.wait)
             stack.callback(loop.kill)
             running.append(loop.pid)
@@ -147,16 +147,15 @@ def _in_turn(workers: Sequence[ProcessPoolExecutor], model: str, what: str, seco
 
 
 def outside(model: str, what: str) -> float:
-    """Seconds that some work takes outside the network, in this process; its first run is not timed."""
+    """Seconds that some work takes outside the network, in this process: the median of runs after the first."""
     bench = _bench(model)
     engine, work = bench.engine, bench.work(what)
-    spent, runs = 0.0, 0
-    while spent < _ENOUGH:
+    taken: list[float] = []
+    while sum(taken) < _ENOUGH:
         engine.restart()
         whole = timed(work, engine.device)
-        spent += whole - (engine.spent["in the network"] if what != _WORK[0] else 0.0)
-        runs += 1
-    return spent / runs
+        taken.append(whole - (engine.spent["in the network"] if what != _WORK[0] else 0.0))
+    return statistics.median(taken)
 
 
 @cache
