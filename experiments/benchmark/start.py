@@ -59,7 +59,7 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
     """
     model = [f"model={classifier.name}", *([] if classifier.name in WITH_WEIGHTS else ["model.weights=random"])]
     # few passes, so that it is the way to the first image which is timed
-    run = [*model, "method=suny", "method.k=2", "method.prescreen=2", "metrics=energy_proportion", f"device={device.type}"]
+    run = [*model, "method=suny", "method.k=1", "method.prescreen=1", "metrics=energy_proportion", f"device={device.type}"]
     torch_alone, both = "import torch", "import torch, torchvision"
     preparing, first = "the network's preparation", "first image"
     works: dict[str, Callable[[], float]] = {
