@@ -120,7 +120,7 @@ class ImageList:
         paths = [s.path for s in self.samples]
         about = hashlib.sha256()
         for line, path in zip(lines, paths, strict=True):
-            about.update(line + b"\0" + os.fsencode(absolute(path)) + b"\0")
+            about.update(line + b"\0" + absolute(path).encode("utf-8", "surrogatepass") + b"\0")
         with self.cache.open("lists") as lists:
             return str(lists.kept(f"digest1 {about.hexdigest()}", paths, read))
 

@@ -40,6 +40,9 @@ SETTLED = 2.0
 # seconds for which a process waits for another one that derives the same, before it does so itself
 PATIENCE = 600.0
 
+# seconds between two looks at the lock, each of which asks the file server
+_POLL = 0.25
+
 # entries of one line
 _BATCH = 500
 
@@ -66,7 +69,7 @@ class FileCache:
         """The entries of a sort, as a context: they are in memory until it is left."""
         if self.folder is None:
             return Store(None)
-        digest = hashlib.sha256(os.fsencode(os.path.abspath(self.place))).hexdigest()
+        digest = hashlib.sha256(os.path.abspath(self.place).encode("utf-8", "surrogatepass")).hexdigest()
         return Store(self.folder / f"files-{digest[:16]}.{what}.jsonl", self.writes)
 
 
@@ -137,7 +140,7 @@ class Store:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{self._path}.lock")
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=PATIENCE, poll_interval=_POLL)
             self._lock = lock
         except (Timeout, OSError, NotImplementedError):  # a writer that hangs, a folder that is not ours, no locks here
             pass
