@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[Tensor, Tensor], Any]]]
     "indices of the CPU": (RuntimeError, "indices", lambda x, y: x[y.argmax(0)]),
     "a mask of the card": (RuntimeError, "indices", lambda x, y: y.__setitem__(x > 0, 0.0)),
     "values of the CPU at indices": (RuntimeError, "same device", lambda x, y: x.__setitem__(x[0] > 0, y[0])),
-    "an interpolation's mate": (RuntimeError, "same device", lambda x, y: torch.where(x > 0, x, y)),
+    "the other of two": (RuntimeError, "same device", lambda x, y: torch.where(x > 0, x, y)),
     "NumPy": (TypeError, "Tensor.cpu", lambda x, _: x.numpy()),
     "NumPy by itself": (TypeError, "Tensor.cpu", lambda x, _: __import__("numpy").asarray(x)),
     "a generator of the CPU": (
