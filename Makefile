@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-slurm test-faults fuzz lint clean
+.PHONY: demo test test-slow test-slurm test-faults test-gpu fuzz lint clean
 
 demo: $(READY) ## the main job on six photographs, no download
 	$(BIN)/python run.py pictures=6
@@ -19,6 +19,10 @@ test-slurm: $(READY) ## sweeps on a real Slurm: installs Debian's slurm-wlm and 
 
 test-faults: $(READY) ## what runs survive, with 50 kills at random moments
 	$(BIN)/python -m pytest tests/test_faults.py -m "slow or not slow"
+
+PART ?= all
+test-gpu: $(READY) ## what needs a card, beside the CPU's numbers: figures in results/tables/gpu.md; PART=equal for one part
+	$(BIN)/python -m experiments.gpu part=$(PART)
 
 MINUTES ?= 3
 fuzz: $(READY) ## each parser of foreign files for so many minutes

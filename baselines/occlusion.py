@@ -42,7 +42,7 @@ class Occlusion:
         window = min(self.window, *image.shape[-2:])
         # which pixels of an axis a square covers, by its place; the last square may reach beyond the image
         rows, columns = (_covered(side, window, min(self.stride, window)).to(image) for side in image.shape[-2:])
-        places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns)))
+        places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns))).to(image.device)
         blank = torch.zeros_like(image)
 
         def build(part: slice) -> Tensor:

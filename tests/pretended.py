@@ -151,9 +151,11 @@ def _parts(index: Any) -> Sequence[Any]:
 
 
 def _check_index(held: Tensor, index: Any) -> None:
-    """A tensor of the card takes indices of either place, one of the CPU its own only."""
-    if not isinstance(held, OnCard) and any(isinstance(i, OnCard) for i in _parts(index)):
-        raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+    """Stricter than CUDA, which moves indices of the CPU to the card: that takes a transfer for each call."""
+    tensors = [i for i in _parts(index) if isinstance(i, Tensor) and i.dim() > 0]
+    if any(isinstance(i, OnCard) != isinstance(held, OnCard) for i in tensors):
+        places = ["the card" if isinstance(t, OnCard) else "the CPU" for t in (held, *tensors)]
+        raise RuntimeError(f"indices should be on the same device as the indexed tensor: {places}")
 
 
 def _check(name: str, tensors: Sequence[Tensor]) -> None:

@@ -86,9 +86,10 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[Tensor, Tensor], Any]]]
     "a product": (RuntimeError, "same device", lambda x, y: torch.einsum("ij,ij->i", x, y)),
     "a layer that was not moved": (RuntimeError, "same device", lambda x, _: nn.Linear(3, 2)(x)),
     "indices of the card": (RuntimeError, "indices", lambda x, y: y[x.argmax(0)]),
+    "indices of the CPU": (RuntimeError, "indices", lambda x, y: x[y.argmax(0)]),
     "a mask of the card": (RuntimeError, "indices", lambda x, y: y.__setitem__(x > 0, 0.0)),
-    "values of the CPU at indices": (RuntimeError, "same device", lambda x, y: x.__setitem__(torch.tensor([0, 1]), y[:2])),
-    "an interpolation's mate": (RuntimeError, "same device", lambda x, y: torch.where(x > 0, x, y)),
+    "values of the CPU at indices": (RuntimeError, "same device", lambda x, y: x.__setitem__(x[0] > 0, y[0])),
+    "the other of two": (RuntimeError, "same device", lambda x, y: torch.where(x > 0, x, y)),
     "NumPy": (TypeError, "Tensor.cpu", lambda x, _: x.numpy()),
     "NumPy by itself": (TypeError, "Tensor.cpu", lambda x, _: __import__("numpy").asarray(x)),
     "a generator of the CPU": (
@@ -110,11 +111,10 @@ def test_what_cuda_refuses(card: torch.device, what: str) -> None:
 
 ALLOWED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a scalar of the CPU": lambda x, y: x * y.sum(),
-    "indices of the CPU": lambda x, y: x[y.argmax(0)],
-    "a mask of the CPU": lambda x, y: x[y > 0],
+    "indices of its own": lambda x, _: x[x.argmax(0)][x[0] > -9],
     "a copy": lambda x, y: x.copy_(y),
     "a copy to a place": lambda x, y: (x.__setitem__(0, y[0]), x)[1],
-    "a scalar at indices": lambda x, y: (x.__setitem__(torch.tensor([0]), y[0, 0]), x)[1],
+    "a scalar at indices": lambda x, y: (x.__setitem__(x > 0, y[0, 0]), x)[1],
     "what is made like it": lambda x, _: x + torch.zeros_like(x) + x.new_ones(3) + torch.eye(3, device=x.device),
     "moved": lambda x, y: x + y.to(x) + y.to(x.device) + y.to(x.device, torch.float32) + y.cuda(),
     "a gradient": lambda x, _: torch.autograd.grad((x.requires_grad_() ** 2).sum(), x)[0],

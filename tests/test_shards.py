@@ -327,6 +327,13 @@ def test_every_job_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert _gpus(-1) == ["5", "GPU-1a2b"]
     with pytest.raises(UserError, match="sees 2 here"):
         _gpus(3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,2")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert _gpus(-1) == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="sees 0 here"):
+        _gpus(-1)
 
 
 # kills the first process in which it explains an image, once

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ from suny.images.dataset import Sample
 from suny.images.geometry import Box
 from suny.seeds import image_seed
 
-MOST: Mapping[str, float] = {"map": 5e-4, "direction": 1e-3, "metric": 1e-3}
+MOST_OF_MAP, MOST_OF_DIRECTION, MOST_OF_METRIC = 5e-4, 1e-3, 1e-3
 BF16_TIMES, BF16_MORE = 3.0, 0.02
 
 # their maps jump where a rectifier is at its kink
@@ -64,13 +64,13 @@ MEASURED = ("gradcam", "suny_filter")
 
 @dataclass(frozen=True)
 class Difference:
-    """What a device makes of one method or metric, against the CPU's float32; means over images.
+    """What a device makes of one method or metric, against the CPU's float32: the largest of the images, in bf16 the mean.
 
     Args:
         network, what: of which network, of what: a method or a metric.
         precision: of the device.
         value: the difference.
-        most: how much is allowed.
+        most: how much is allowed; None: nothing is asked.
         unit: of both.
     """
 
@@ -78,7 +78,7 @@ class Difference:
     what: str
     precision: Precision
     value: float
-    most: float
+    most: float | None
     unit: str
 
 
@@ -131,30 +131,28 @@ class Agreement:
         """For each method the differences of its maps; and of maps made again on the device, which need not be the same."""
         for name in names:
             progress.set_description(f"{self.classifier.name}: {name}")
-            rows: dict[str, list[float]] = {}
+            exact, again, bf16, rounded = [], [], [], []
             for at in range(len(self.samples)):
                 true = self._maps(name, self.here["float32"], at)
-                for precision in self.precisions:
-                    found = self._maps(name, self.there[precision], at)
-                    rounded = self._maps(name, self.here[precision], at)
-                    far = _furthest if precision == "float32" and name not in BY_PIXELS else _turned
-                    rows.setdefault(precision, []).append(far(found, true))
-                    rows.setdefault(f"{precision} here", []).append(far(rounded, true))
-                    if precision == "float32":
-                        rows.setdefault("again", []).append(_furthest(self._maps(name, self.there[precision], at), found))
-            mean = {what: sum(values) / len(values) for what, values in rows.items()}
-            kind = "direction" if name in BY_PIXELS else "map"
-            for precision in self.precisions:
-                unit = "1 - cos" if precision == "bf16" or name in BY_PIXELS else "of the maximum"
-                most = MOST[kind] if precision == "float32" else BF16_TIMES * mean["bf16 here"] + BF16_MORE
-                yield self._difference(f"map of {name}", precision, mean[precision], most, unit)
-            if "again" in mean:
-                yield self._difference(f"map of {name}, made again", "float32", mean["again"], float("inf"), "of the maximum")
+                if "float32" in self.there:
+                    found = self._maps(name, self.there["float32"], at)
+                    exact.append(map_difference(name, found, true))
+                    again.append(_furthest(self._maps(name, self.there["float32"], at), found))
+                if "bf16" in self.there:
+                    bf16.append(_turned(self._maps(name, self.there["bf16"], at), true))
+                    rounded.append(_turned(self._maps(name, self.here["bf16"], at), true))
+            say = partial(Difference, self.classifier.name)
+            if exact:
+                yield say(f"map of {name}", "float32", max(value for value, *_ in exact), *exact[0][1:])
+                yield say(f"map of {name}, made again", "float32", max(again), None, "of the maximum")
+            if bf16:
+                yield say(f"map of {name}", "bf16", _mean(bf16), BF16_TIMES * _mean(rounded) + BF16_MORE, "1 - cos")
             progress.update()
 
     def of_metrics(self, progress: tqdm[Any], measured: Sequence[str] = MEASURED) -> Iterator[Difference]:
         """For each metric the differences of its values, of the maps that the CPU makes with some methods."""
-        rows: dict[tuple[str, str], list[float]] = {}
+        exact: dict[str, list[float]] = {}
+        bf16: dict[str, list[tuple[float, float]]] = {}
         for method in measured:
             for at in range(len(self.samples)):
                 maps = self._explained(method, self.here["float32"], at)
@@ -162,23 +160,24 @@ class Agreement:
                 there = {p: self._case(method, maps, engine, at) for p, engine in self.there.items()}
                 for name, metric in self.run.metrics.items():
                     progress.set_description(f"{self.classifier.name}: {name} of {method}")
-                    if self._skipped(metric, maps):
+                    if self._skipped(metric, maps) or not (true := numbers(metric.measure(here["float32"]))):
                         continue
-                    values = {p: numbers(metric.measure(case)) for p, case in here.items()}
-                    true = values["float32"]
-                    for precision in self.precisions if true else ():
-                        found = numbers(metric.measure(there[precision]))
-                        rows.setdefault((name, precision), []).append(_off(found, true))
-                        rows.setdefault((name, f"{precision} here"), []).append(_off(values[precision], true))
-                progress.update()
-        mean = {what: sum(values) / len(values) for what, values in rows.items()}
-        for name in self.run.metrics:
-            for precision in self.precisions if (name, "float32") in mean else ():
-                most = MOST["metric"] if precision == "float32" else BF16_TIMES * mean[name, "bf16 here"] + BF16_MORE
-                yield self._difference(name, precision, mean[name, precision], most, "of max(1, value)")
 
-    def _difference(self, what: str, precision: Precision, value: float, most: float, unit: str) -> Difference:
-        return Difference(self.classifier.name, what, precision, value, most, unit)
+                    def off(case: Case, metric: Metric = metric, true: list[float] = true) -> float:
+                        return _off(numbers(metric.measure(case)), true)
+
+                    if "float32" in there:
+                        exact.setdefault(name, []).append(off(there["float32"]))
+                    if "bf16" in there:
+                        bf16.setdefault(name, []).append((off(there["bf16"]), off(here["bf16"])))
+                progress.update()
+        say, unit = partial(Difference, self.classifier.name), "of max(1, value)"
+        for name in self.run.metrics:
+            if name in exact:
+                yield say(name, "float32", max(exact[name]), MOST_OF_METRIC, unit)
+            if name in bf16:
+                found, rounded = (_mean(values) for values in zip(*bf16[name], strict=True))
+                yield say(name, "bf16", found, BF16_TIMES * rounded + BF16_MORE, unit)
 
     def _input(self, at: int, engine: Engine) -> tuple[Tensor, int, int]:
         """The image (3, H, W) on an engine's device, the class that the CPU's network predicts, and its seed."""
@@ -268,6 +267,17 @@ def _off(found: Sequence[float], true: Sequence[float]) -> float:
     if len(found) != len(true):
         return 1.0
     return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, true, strict=True))
+
+
+def map_difference(method: str, found: Sequence[Tensor], true: Sequence[Tensor]) -> tuple[float, float, str]:
+    """How far a method's maps (H, W) in float32 are from those of another device, how far they may be, and the unit."""
+    if method in BY_PIXELS:
+        return _turned(found, true), MOST_OF_DIRECTION, "1 - cos"
+    return _furthest(found, true), MOST_OF_MAP, "of the maximum"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _furthest(found: Sequence[Tensor], true: Sequence[Tensor]) -> float:

@@ -27,7 +27,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {"bf16": {"precision": "bf16"}, "com
 
 
 def errors(
-    classifier: Classifier, device: torch.device, seconds: float, limit: int | None, progress: tqdm[Any]
+    classifier: Classifier,
+    device: torch.device,
+    seconds: float,
+    limit: int | None,
+    progress: tqdm[Any],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Figure]:
     """Differences from float32 on the demo's photographs, for each metric, and throughputs timed in turn.
 
@@ -37,10 +42,11 @@ def errors(
         seconds: how long each throughput is measured.
         limit: photographs; None: all.
         progress: one step a setting and method.
+        settings: which, by name; None: all of :data:`SETTINGS`.
     """
     engines = {"float32": Engine.of(classifier, device)}
     figures = []
-    for name, keys in SETTINGS.items():
+    for name, keys in (SETTINGS if settings is None else settings).items():
         try:
             engines[name] = Engine.of(classifier, device, **keys)
         except UserError as error:

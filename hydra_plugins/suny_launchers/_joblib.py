@@ -72,7 +72,9 @@ def _gpus(asked: Any) -> list[str]:
     """
     from torch.cuda import device_count
 
-    visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))) or list(map(str, range(device_count())))
+    count = device_count()
+    # CUDA takes the names up to the first that is no card (-1, to hide the others)
+    visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))[:count] or list(map(str, range(count)))
     if not isinstance(asked, int) or asked < -1 or asked > len(visible) or (asked == -1 and not visible):
         raise UserError(f"hydra.launcher.gpus={asked}: PyTorch sees {len(visible)} here; 0 gives none to a job of its own.")
     return visible if asked == -1 else visible[:asked]

@@ -35,8 +35,9 @@ _USUAL_PIXELS, _MOST = 224**2, 8
 _TRIED = {"cpu": (4, 8, 16, 32), "cuda": (32, 64, 128, 256)}
 _WORTH = 1.03
 
-# what PyTorch says, in a plain RuntimeError, where the memory of the CPU, or of a library on a card, does not suffice
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What PyTorch says, in a plain RuntimeError, where the memory of the CPU does not suffice, or that of a card for CUDA itself
+# or one of its libraries (cuBLAS, cuDNN, cuSOLVER).
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 T = TypeVar("T")
 
@@ -389,10 +390,10 @@ class Engine:
         for tried in _TRIED.get(self.device.type, (self.batch_size,)):
             images = torch.zeros(tried, 3, *size, device=self.device)
             try:
-                self._logits(images)
+                float(self._logits(images)[0, 0])  # a warm-up, which is waited for as the others are
                 passes, start = 0, time.perf_counter()
                 while time.perf_counter() - start < seconds:
-                    float(self._logits(images)[0, 0])  # waits for the device
+                    float(self._logits(images)[0, 0])
                     passes += 1
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
