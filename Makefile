@@ -21,8 +21,8 @@ test-faults: $(READY) ## what runs survive, with 50 kills at random moments
 	$(BIN)/python -m pytest tests/test_faults.py -m "slow or not slow"
 
 PART ?= all
-test-gpu: $(READY) ## what needs a card, beside the CPU's numbers: figures in results/tables/gpu.md; PART=equal for one part
-	$(BIN)/python -m experiments.gpu part=$(PART)
+test-gpu: $(READY) ## what needs a card, beside the CPU's numbers: figures in results/benchmark/gpu.md; PART=equal for one part
+	$(BIN)/python -m experiments.benchmark.gpu part=$(PART)
 
 MINUTES ?= 3
 fuzz: $(READY) ## each parser of foreign files for so many minutes

@@ -93,7 +93,12 @@ def entry(arguments: list[str], log: str, gate: Gate | None = None) -> None:
 def processes() -> Any:
     """Starts processes that have the imports behind them already, so that a kill is seldom one of an import."""
     context = multiprocessing.get_context("forkserver")
-    needed = ["experiments.runner", "experiments.picture", "baselines.gradient_cams", "suny.images.causal_shapes"]
+    needed = [
+        "experiments.cell.cell",
+        "experiments.figures.explanation",
+        "baselines.gradient_cams",
+        "suny.images.causal_shapes",
+    ]
     later = ["torchvision", "pytorch_grad_cam", "scipy.stats", "scipy.ndimage"]
     context.set_forkserver_preload(["run", *needed, *later, "tests.test_faults"])
     return context

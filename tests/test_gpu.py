@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import gpu
-from experiments.benchmark import agreement, error
-from experiments.cli import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, guarded
+from experiments.benchmark import agreement, error, gpu
+from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, guarded
 from suny.classifiers.engine import out_of_memory
 
 from .pretended import pretended_card

@@ -54,8 +54,8 @@ _KEYS = {
     "batch_size": "32",
     "images": "50000",
     "together": "8",
-    "certificate": "results/tables/sampling_error.png",
-    "out": "results/tables/benchmark_{what}.csv",
+    "certificate": "results/benchmark/sampling_error.png",
+    "out": "results/benchmark/{what}.csv",
     "device": "auto",
     "method": "",  # of peak, which memory starts for each method
 }

@@ -1,4 +1,4 @@
-"""What needs a card, in one command: ``make test-gpu``, or ``python -m experiments.gpu [key=value ...]``.
+"""What needs a card, in one command: ``make test-gpu``, or ``python -m experiments.benchmark.gpu [key=value ...]``.
 
     equal    every method's maps and every metric beside the CPU's, in float32 and bf16 (experiments/benchmark/agreement.py)
     oom      explanations with too little memory: batches are halved, numbers and counted passes stay
@@ -12,7 +12,7 @@ not met. Without a card it says so and ends with 0. Keys:
 
     part=all           a part, or several: part=equal,oom; the others' figures of the same card and code stay in the table
     seconds=2          how long each throughput is measured
-    out=results/tables/gpu     the table, as .csv and .md
+    out=results/benchmark/gpu     the table, as .csv and .md
     device=cuda        cpu: the same code without a card
     quick=false        true: small networks and few images, to see that it works
 """
@@ -38,23 +38,24 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from experiments import config
 from experiments.benchmark import agreement, error
 from experiments.benchmark.common import Figure, explainer, network, photograph
 from experiments.benchmark.memory import methods
 from experiments.benchmark.ratios import Ratios
-from experiments.card import environment
-from experiments.cli import EXIT_DEFECT, EXIT_OK, composed, guarded, pairs
-from experiments.machine import forget_peak, held_memory, peak_memory
-from experiments.records import read_records, write_atomically, writing
-from experiments.runner import Finished, run_cell
+from experiments.cell.cell import run_cell
+from experiments.cell.ending import FinishedCell
+from experiments.command import configuration as config
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, composed, guarded, pairs
+from experiments.jobs.machine import forget_peak, held_memory, peak_memory
+from experiments.store.card import environment
+from experiments.store.records import read_records, write_atomically, writing
 from experiments.tables.text import table
 from suny.classifiers.classifier import Classifier
+from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine, pick_device
-from suny.classifiers.rehearsal import Rehearsal
 from suny.errors import UserError, nearest
 
-_KEYS = {"part": "all", "seconds": "2", "out": "results/tables/gpu", "device": "cuda", "quick": "false"}
+_KEYS = {"part": "all", "seconds": "2", "out": "results/benchmark/gpu", "device": "cuda", "quick": "false"}
 
 # percent of the plain network's throughput
 GOAL = 85.0
@@ -177,7 +178,7 @@ def joblib(bench: Bench) -> Iterator[Row]:
             raise UserError(f"the sweep ended with exit code {ended.returncode}: {ended.stderr.strip()[-500:]}")
         for name in names:
             alone = run_cell(config.read(composed([f"method={name}", *common, f"results_dir={folder}/alone"])))
-            assert isinstance(alone, Finished)
+            assert isinstance(alone, FinishedCell)
             swept = Path(folder, "swept", *alone.folder.parts[-3:])
             pair = [[_without_times(r) for r in read_records(f)] for f in (alone.folder, swept)]
             differ = sum(a != b for a, b in zip(*pair, strict=True))
@@ -282,7 +283,7 @@ def _kept(file: Path, where: str, part: str) -> pd.DataFrame:
 
 def _write(out: Path, where: str, found: pd.DataFrame) -> None:
     checks = f"{(found['ok'] == 'yes').sum()} checks hold, {(found['ok'] == 'no').sum()} do not."
-    head = f"# Figures of a card\n\n{where}\n\n{checks} `python -m experiments.gpu --help` says what they are.\n"
+    head = f"# Figures of a card\n\n{where}\n\n{checks} `python -m experiments.benchmark.gpu --help` says what they are.\n"
     sections = [f"## {part}\n\n{_shown(rows)}\n" for part, rows in found.groupby("part", sort=False)]
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
