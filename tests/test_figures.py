@@ -52,6 +52,7 @@ def closed() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.mark.whole
 def test_all_figures_are_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_cell(results, "suny", {"deletion": VALUES.tolist()}, overrides=["method.k=4"])
     assert guarded(lambda: command.main([f"results_dir={results}"])) == 0
