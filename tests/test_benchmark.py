@@ -153,7 +153,7 @@ def test_what_starts_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_starts_of_other_processes(tmp_path: Path) -> None:
     out = tmp_path / "figures.csv"
     assert benchmark.main(["scale", "images=20", "together=2", f"out={out}"]) == 0
-    assert len(pd.read_csv(out)) == 2 * scale.STEPS + 2
+    assert len(pd.read_csv(out)) == 3 * scale.STEPS + 2
 
 
 @pytest.mark.slow
