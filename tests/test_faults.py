@@ -392,16 +392,19 @@ def test_records_of_another_version_are_refused_and_stay(
     assert guarded(lambda: report.main([f"results_dir={results}", f"out={tmp_path / 'report.html'}"])) == 2
 
 
-def test_cards_without_a_format_are_read_and_others_refused(cli: Cli, data: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_cards_of_other_formats_are_refused_in_one_line(cli: Cli, data: Path, undisturbed: Path, tmp_path: Path) -> None:
     results = tmp_path / "format"
     shutil.copytree(undisturbed, results)
     path = folder_of(results) / "card.yaml"
     card = yaml.safe_load(path.read_text())
     assert card["format"] == FORMAT
     path.write_text(yaml.safe_dump({k: v for k, v in card.items() if k != "format"}))
-    assert cli(*command(data, results)).code == 0
+    said = only_error(cli(*command(data, results)))
+    assert f"{path.parent} was written by an earlier version of the project (format 1; this one has {FORMAT})" in said
+    assert f"python -m experiments.migrate {path.parent} brings it over" in said
     path.write_text(yaml.safe_dump(card | {"format": FORMAT + 1}))
-    assert f"was written in format {FORMAT + 1}" in only_error(cli(*command(data, results)))
+    said = only_error(cli(*command(data, results)))
+    assert f"was written by a later version of the project (format {FORMAT + 1}; this one has {FORMAT})" in said
 
 
 def test_finished_work_of_another_version_is_told(cli: Cli, data: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -409,12 +412,12 @@ def test_finished_work_of_another_version_is_told(cli: Cli, data: Path, undistur
     shutil.copytree(undisturbed, results)
     old = folder_of(results)
     card = yaml.safe_load((old / "card.yaml").read_text())
-    card["columns"]["deletion"]["version"] = 0
+    card["identity"]["weights"]["sha256"] = "0" * 64
     (old / "card.yaml").write_text(yaml.safe_dump(card | {"hash": "0" * 64}))
     renamed = old.rename(old.with_name("gradcam-00000000"))
     done = cli(*command(data, results))
     assert done.code == 0
-    assert f"note: {renamed} has the same settings but other protocol: it stays, and all is computed anew" in done.err
+    assert f"note: {renamed} has the same settings but other weights: it stays, and all is computed anew" in done.err
     assert len(records_of(renamed)) == COUNT
 
 

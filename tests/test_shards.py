@@ -108,7 +108,7 @@ def test_an_image_counts_once_wherever_it_is_recorded(tmp_path: Path) -> None:
     write(tmp_path, record("c", 1), record("a", 1))
     write(tmp_path / PARTS / "00000-of-00002", record("a", 2), record("e", 2))
     write(tmp_path / PARTS / "00001-of-00003", record("e", 3), record("b", 3))
-    assert len(read_records(tmp_path)) == 6
+    assert [r["image"] for r in read_records(tmp_path)] == ["c", "a", "e", "b"]
     with CellFolder.open(tmp_path) as cell:
         assert {i: r["deletion"] for i, r in recorded(cell).items()} == {"a": 1, "b": 3, "c": 1, "e": 2}
         merge(cell, ["a", "b", "c", "d", "e"])

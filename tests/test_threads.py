@@ -20,6 +20,7 @@ from suny.threads import one_thread
 PROGRAM = """
 import hashlib, json, os, sys
 import numpy as np
+import sklearn.cluster, sklearn.decomposition
 from suny.method import candidates, field
 from suny.games import values
 import torch
@@ -52,8 +53,8 @@ draws, table = np.random.default_rng(0), np.random.default_rng(0).uniform(size=2
 activation = torch.rand(96, 9, 9, generator=torch.Generator().manual_seed(0)) ** 8
 right = draws.uniform(size=(2, 300, 101)) > 0.5
 watched("fit", np.linalg, "eigh", fit)
-watched("nmf", candidates.NMF, "fit_transform", lambda: [candidates.grouped(activation, activation, 6, "nmf")])
-watched("kmeans", candidates.KMeans, "fit_predict", lambda: [candidates.grouped(activation, activation, 6, "kmeans")])
+watched("nmf", sklearn.decomposition.NMF, "fit_transform", lambda: [candidates.grouped(activation, activation, 6, "nmf")])
+watched("kmeans", sklearn.cluster.KMeans, "fit_predict", lambda: [candidates.grouped(activation, activation, 6, "kmeans")])
 watched("eigencam", torch.linalg, "svd", lambda: [EigenCam()._projected(activation)])
 watched("band", np, "quantile", lambda: statistics.mean_band(draws.uniform(size=(300, 225))))
 watched("maximum", np, "unique", lambda: statistics.maximum_interval(right)["ci95"])

@@ -206,12 +206,19 @@ class Cell:
         self._tell_of_completion(samples, known)
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
         with closing(Images(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
-            for sample, loaded in coming:
+            for at, (sample, loaded) in enumerate(coming):
                 record = known[sample.image]
                 write = partial(self.write, self.files[sample.image], sample.image, again=False)
-                completed = engine.fitting(partial(self.complete, engine, sample, record, loaded, write))
-                if completed is not record:
-                    folder.append(completed)
+                try:
+                    completed = engine.fitting(partial(self.complete, engine, sample, record, loaded, write))
+                    if completed is not record:
+                        folder.append(completed)
+                except KeyboardInterrupt:
+                    bar.close()
+                    tell(f"stopped: {at} of {len(samples)} images completed; the same command continues.")
+                    raise
+                except UnreadableImage as error:
+                    raise UserError(f"image {sample.image} was read before and can't be read now: {error}.") from error
                 bar.update()
 
     def _tell_of_completion(self, samples: Sequence[Sample], known: Mapping[str, Record]) -> None:
@@ -257,7 +264,7 @@ class Cell:
         files = self.files[sample.image]
         if not files.stored_maps.is_file():
             return False
-        return files.has_channels or not any("channels" in self.metrics[name].needs for name in names)
+        return not any("channels" in self.metrics[name].needs for name in names) or files.has_channels
 
     # one image
 
