@@ -95,7 +95,7 @@ def missing_files(text: str) -> list[str]:
 
 
 def test_files_that_are_not_there_are_found() -> None:
-    text = "`metrics/energy.py`, `metrics/energies.py` (results/tables/a.md) ../suny/x.py results/runs/<a>/b conf/recipe conf/recipes."
+    text = "`metrics/energy.py`, `metrics/energies.py` (results/tables/a.md) results/runs/<a>/b conf/recipe conf/recipes."
     assert missing_files(text) == ["conf/recipes", "metrics/energies.py", "results/tables/a.md"]
 
 
