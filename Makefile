@@ -3,22 +3,32 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-slurm test-faults test-gpu fuzz lint clean
+# tests run in as many processes as there are cores, each with one thread (tests/__init__.py)
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+
+.PHONY: demo test test-quick test-slow test-all test-slurm test-faults test-gpu fuzz lint clean
 
 demo: $(READY) ## the main job on six photographs, no download
 	$(BIN)/python run.py pictures=6
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-test-slow: $(READY) ## the long checks as well
-	$(BIN)/python -m pytest -m "not slurm"
+test-quick: $(READY) ## at each save: without whole programs, networks of full size and browsers
+	$(PYTEST) -m "not whole and not slow and not slurm"
+
+test-slow: $(READY) ## the long checks that `make test` leaves out
+	$(PYTEST) -m "slow and not slurm"
+
+test-all: $(READY) ## both, in one
+	$(PYTEST) -m "not slurm"
 
 test-slurm: $(READY) ## sweeps on a real Slurm: installs Debian's slurm-wlm and munge, so it needs root
 	$(BIN)/python -m pytest -m slurm
 
 test-faults: $(READY) ## what runs survive, with 50 kills at random moments
-	$(BIN)/python -m pytest tests/test_faults.py -m "slow or not slow"
+	$(PYTEST) tests/test_faults.py -m "slow or not slow"
 
 PART ?= all
 test-gpu: $(READY) ## what needs a card, beside the CPU's numbers: figures in results/benchmark/gpu.md; PART=equal for one part

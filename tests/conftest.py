@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,22 @@ from suny.images.view import View
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+# who asks for one of these runs a whole program, or a browser
+WHOLE = {"cli", "command", "processes", "browser"}
+# seconds since 1970 after which no test begins any more: continuous integration has so long and no longer
+END = float(os.environ.get("TESTS_END", "inf"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and WHOLE & set(item.fixturenames):
+            item.add_marker("whole")
+
+
+def pytest_runtest_setup() -> None:
+    if time.time() > END:
+        pytest.skip("no time is left for it")
 
 
 def real(name: str) -> Path:

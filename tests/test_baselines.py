@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,15 +47,17 @@ QUICK = {
     "integrated_gradients": {"steps": 3},
     "occlusion": {"window": 6, "stride": 5},
     "groupcam": {"groups": 3},
+    "suny_region": {"orders": 4},
+    "suny_semi": {"coalitions": 40},
 }
 
 
-def method(name: str) -> Explainer:
+def method(name: str, **keys: Any) -> Explainer:
     """A method as its conf file configures it, cheap enough for a test."""
     node = dict(composed([f"method={name}"])["method"])
     if node["_target_"].endswith("SunyExplainer"):
         node |= {"k": 3, "prescreen": 4}
-    return make_target(node | QUICK.get(name, {}), name, Explainer)
+    return make_target(node | QUICK.get(name, {}) | keys, name, Explainer)
 
 
 class Linear(nn.Module):
@@ -425,6 +428,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("arch", "side"), NETWORKS)
 def test_methods_run_on_torchvisions_networks(arch: str, side: int) -> None:
     """Every implementation, on random weights; the sweeps over all channels on a small layer in the next test."""
@@ -438,7 +442,7 @@ def test_methods_run_on_torchvisions_networks(arch: str, side: int) -> None:
     engine = Engine.of(classifier)
     image, target = noise(1, 3, side, side), torch.tensor([3])
     for name in sorted(set(METHODS) - {"scorecam", "scorecam_softmax", "suny_filter", "suny_n", "suny_s"}):
-        explainer = method(name)
+        explainer = method(name, **({"window": side // 4, "stride": side // 4} if name == "occlusion" else {}))
         if isinstance(explainer, SunyExplainer) and explainer.estimator == "exact" and name != "suny":
             continue  # the same code with other settings, tested on its own
         maps = explainer.explain(engine, image, target, [0]).saliency

@@ -33,6 +33,7 @@ from suny.images.ilsvrc2012 import Ilsvrc2012
 from .conftest import engine_for, noise
 
 
+@pytest.mark.whole
 def test_the_certificate(tmp_path: Path) -> None:
     text = certificate(tmp_path / "error.png", torch.device("cpu"), k=4, photographs=1, seeds=3)
     assert (tmp_path / "error.png").stat().st_size > 1000
@@ -65,6 +66,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], argument: str, said: str) 
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.csv"
     assert benchmark.main(["models=causal_cnn", "seconds=0.02", "quick=true", f"out={out}"]) == 0
@@ -99,6 +101,7 @@ def test_the_network_as_loaded_gives_its_last_map_a_name() -> None:
     assert float(seen[0].max()) > 1
 
 
+@pytest.mark.whole
 def test_every_method_has_its_peak_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(memory.methods()) == {p.stem for p in (CONF / "method").glob("*.yaml")}
     device = torch.device("cpu")
@@ -111,6 +114,7 @@ def test_every_method_has_its_peak_measured(tmp_path: Path, monkeypatch: pytest.
     assert larger - smaller > 4000 * 24 * 32 * 32 * 4 / 2  # the first layer's output of all images at once, 390 MB
 
 
+@pytest.mark.whole
 def test_the_error_of_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})  # compiling takes a minute
     monkeypatch.setattr(error, "METHODS", ("gradcam",))

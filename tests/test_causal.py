@@ -239,6 +239,7 @@ def test_channel_values_of_the_analytic_network(analytic: Engine, colours: Causa
     assert seen == {"one", "and", "or", "inhibit"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("world", ["main", "dev"])
 def test_the_trained_networks_follow_the_rules(world: str) -> None:
     """On new images: as they are, and with each shape erased, or kept, alone (measured: docs/known_causes.md)."""

@@ -211,7 +211,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, how: signal.Signals) -> None:
-    run = ("method=gradcam", "points=15", "metrics=fast")
+    run = ("method=gradcam", "points=3", "metrics=fast")
     assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
     gate = Gate(tmp_path / "gate", "experiments.store.records:CellFolder.append", passes=2)
     arguments = command(*run, f"results_dir={tmp_path / 'stopped'}")
@@ -445,6 +445,7 @@ def test_a_typo_in_a_sweep_is_told_before_anything_runs(cli: Cli, tmp_path: Path
     assert not list(tmp_path.glob("demo"))
 
 
+@pytest.mark.whole
 def test_help_and_unknown_flags() -> None:
     done = subprocess.run(command("--help"), capture_output=True, text=True)
     assert done.returncode == 0

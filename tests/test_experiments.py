@@ -54,6 +54,7 @@ def test_what_an_experiment_sets_is_set(name: str) -> None:
         assert OmegaConf.select(config, key) == value, key
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_value_of_a_sweep_is_a_run(name: str) -> None:
     params = swept(name)

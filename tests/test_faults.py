@@ -377,8 +377,8 @@ def older(folder: Path, **changes: Any) -> None:
 def test_records_of_another_version_are_refused_and_stay(
     cli: Cli, data: Path, undisturbed: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    from experiments import report
     from experiments.command.program import guarded
+    from experiments.report import __main__ as report
 
     results = tmp_path / "older"
     shutil.copytree(undisturbed, results)

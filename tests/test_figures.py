@@ -11,8 +11,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from experiments import figures
 from experiments.command.program import guarded
+from experiments.figures import __main__ as command
+from experiments.figures import drawing as figures
 from experiments.store.reading import read_results
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
@@ -51,9 +52,10 @@ def closed() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.mark.whole
 def test_all_figures_are_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_cell(results, "suny", {"deletion": VALUES.tolist()}, overrides=["method.k=4"])
-    assert guarded(lambda: figures.main([f"results_dir={results}"])) == 0
+    assert guarded(lambda: command.main([f"results_dir={results}"])) == 0
     place = "demo-efficientnet_lite0"
     names = {p.name for p in (results / "figures").iterdir()}
     for name in (f"curves-{place}", f"ns_plane-{place}", f"methods-{place}", "colour_square", f"ablation_k-{place}-suny",
@@ -63,7 +65,7 @@ def test_all_figures_are_written(results: Path, capsys: pytest.CaptureFixture[st
     assert content.startswith(b"%PDF")
     assert b"/FontFile2" in content  # the text is text, in an embedded font
     again = {p.name: p.read_bytes() for p in (results / "figures").glob("*.pdf")}
-    assert guarded(lambda: figures.main([f"results_dir={results}"])) == 0
+    assert guarded(lambda: command.main([f"results_dir={results}"])) == 0
     assert {p.name: p.read_bytes() for p in (results / "figures").glob("*.pdf")} == again
 
 
@@ -185,5 +187,5 @@ def test_maps_read_in_grey() -> None:
 
 @pytest.mark.parametrize("given", ["images=many", "strips=-1"])
 def test_mistakes(results: Path, capsys: pytest.CaptureFixture[str], given: str) -> None:
-    assert guarded(lambda: figures.main([f"results_dir={results}", given])) == 2
+    assert guarded(lambda: command.main([f"results_dir={results}", given])) == 2
     assert "give a number of images" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.benchmark import agreement, error, gpu
+from experiments.benchmark import agreement, error, gpu, ratios
 from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, guarded
 from suny.classifiers.engine import out_of_memory
 
@@ -38,6 +38,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "methods", lambda: FEW)
     overrides = [o for o in agreement.WORLDS[0].overrides if not o.startswith("metrics")]
     monkeypatch.setattr(agreement, "WORLDS", [agreement.World([*overrides, "metrics=[fast,auroc]"], 1)])
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few passes of the bare network, one method, no compiler, which takes a minute."""
+    monkeypatch.setattr(ratios, "_PLENTY", 2)
+    monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})
+    monkeypatch.setattr(error, "METHODS", ("gradcam",))
 
 
 # without a card
@@ -185,9 +193,8 @@ def test_jobs_on_cards(tmp_path: Path) -> None:
     assert table["ok"]["gradcam: records that differ from a run's own"] == "yes"
 
 
-def test_speed_and_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})  # compiling takes a minute
-    monkeypatch.setattr(error, "METHODS", ("gradcam",))
+@pytest.mark.usefixtures("short")
+def test_speed_and_error(tmp_path: Path) -> None:
     _, table = run(tmp_path / "gpu", "part=speed,error", *QUICK)  # so small a network is no measure of the goal
     assert table.loc["suny: of the prepared network's throughput", "least"] == "85.0"
     assert float(table.loc["suny: of the prepared network's throughput", "value"]) > 0
@@ -198,11 +205,9 @@ def test_speed_and_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # the parts on a pretended card
 
 
-@pytest.mark.usefixtures("few")
-def test_parts_on_a_pretended_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("few", "short")
+def test_parts_on_a_pretended_card(tmp_path: Path) -> None:
     """Everything that asks for CUDA by its name, and all devices."""
-    monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})
-    monkeypatch.setattr(error, "METHODS", ("gradcam",))
     about = SimpleNamespace(total_memory=8 * 2**30, major=9, minor=0)
     shares: list[float] = []
     with (

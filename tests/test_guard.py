@@ -18,6 +18,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.whole
 def test_torchvision_and_grad_cam_import_after_suny() -> None:
     done = python(
         "import suny, torchvision, pytorch_grad_cam; print(torchvision.models.resnet18(weights=None).fc.out_features)"
@@ -25,11 +26,13 @@ def test_torchvision_and_grad_cam_import_after_suny() -> None:
     assert done.stdout.strip() == "1000", done.stderr
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("package", ["baselines", "metrics", "experiments"])
 def test_every_package_installs_the_guard_itself(package: str) -> None:
     assert python(f"import {package}, torchvision").returncode == 0
 
 
+@pytest.mark.whole
 def test_the_guard_is_needed_exactly_where_the_extension_does_not_load() -> None:
     alone = python("import torchvision")
     declared = python("from suny import torchvision_guard as g; print(g.install())").stdout.strip()

@@ -231,6 +231,7 @@ def test_lite0_gives_the_numbers_of_its_package(lite0: Engine, lite0_package: nn
     assert lite0.network.tail_only
 
 
+@pytest.mark.whole
 def test_lite0_recognises_real_images(lite0: Engine, lite0_package: nn.Module, imagenet_sample: Path) -> None:
     samples = ImageFolder(name="imagefolder", root=str(imagenet_sample)).load().samples
     view = VIEW

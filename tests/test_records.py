@@ -77,6 +77,7 @@ def test_a_summary_is_that_of_its_records(tmp_path: Path) -> None:
             assert cell.read_summary(digest_of([])) is None
 
 
+@pytest.mark.whole
 def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:
     with CellFolder.open(tmp_path):
         other = subprocess.run(
@@ -95,6 +96,7 @@ def test_a_second_writer_is_told_who_holds_the_cell(tmp_path: Path) -> None:
         pass  # free again
 
 
+@pytest.mark.whole
 def test_a_killed_writer_frees_the_cell(tmp_path: Path) -> None:
     program = (
         "import os, pathlib\nfrom experiments.store.records import CellFolder\n"

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import report
 from experiments.command.program import guarded
+from experiments.report import __main__ as command
+from experiments.report import page as report
 from experiments.store.reading import read_results
 
 from .cells import change_record, write_cell
@@ -142,7 +143,7 @@ def test_results_without_maps_curves_and_photographs(tmp_path: Path, capsys: pyt
     cell = write_cell(tmp_path / "results", "gradcam", {"deletion": [0.1, 0.2, 0.3]})
     change_record(cell, 1, status="unreadable", deletion=None, prob=None, target=None)
     out = tmp_path / "page" / "report.html"
-    assert guarded(lambda: report.main([f"results_dir={tmp_path / 'results'}", f"out={out}", "images=2"])) == 0
+    assert guarded(lambda: command.main([f"results_dir={tmp_path / 'results'}", f"out={out}", "images=2"])) == 0
     assert str(out) in capsys.readouterr().out
     data, images = pieces(out.read_text())
     note = data["galleries"][0]["note"]
@@ -154,7 +155,7 @@ def test_results_without_maps_curves_and_photographs(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize(("given", "said"), [("images=few", "give a number of images"), ("outfile=x", "unknown key outfile")])
 def test_mistakes(capsys: pytest.CaptureFixture[str], given: str, said: str) -> None:
-    assert guarded(lambda: report.main([given])) == 2
+    assert guarded(lambda: command.main([given])) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert said in error
 

@@ -17,7 +17,7 @@ from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import runner
+from experiments.cell.cell import Cell
 from experiments.command import progress
 from experiments.command.configuration import CONF, Shard, register_launchers
 from experiments.jobs.sweep import arguments_of
@@ -64,14 +64,14 @@ def unsharded(whole: list[Any], cli: Cli) -> dict[str, Any]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that are computed, in their order."""
     done: list[str] = []
-    compute: Callable[..., Any] = runner.make_record
+    compute: Callable[..., Any] = Cell.record
 
     def counting(*arguments: Any) -> Any:
         record = compute(*arguments)
         done.append(record["image"])
         return record
 
-    monkeypatch.setattr(runner, "make_record", counting)
+    monkeypatch.setattr(Cell, "record", counting)
     return done
 
 
@@ -196,18 +196,18 @@ def test_a_torn_line_of_a_shard(cli: Cli, tmp_path: Path, unsharded: dict[str, A
 def test_a_failed_shard_is_told_at_once_and_repaired(
     cli: Cli, tmp_path: Path, unsharded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute: Callable[..., Any] = runner.make_record
+    compute: Callable[..., Any] = Cell.record
     ended_before: list[int] = []
 
-    def failing(run: Any, *arguments: Any) -> Any:
-        ended_before.append(run.shard.index)
-        if run.shard.index == 1:
+    def failing(cell: Any, *arguments: Any) -> Any:
+        ended_before.append(cell.run.shard.index)
+        if cell.run.shard.index == 1:
             raise UserError("a lack of luck")
-        return compute(run, *arguments)
+        return compute(cell, *arguments)
 
     arguments = (*QUICK, "shards=3", f"results_dir={tmp_path}")
     with monkeypatch.context() as broken:
-        broken.setattr(runner, "make_record", failing)
+        broken.setattr(Cell, "record", failing)
         ended = cli(*arguments)
     assert ended.code == 2
     told = [line for line in ended.err.replace("\r", "\n").splitlines() if not line.startswith("note: ") and "img" not in line]

@@ -109,14 +109,14 @@ def test_a_run_imports_what_it_needs_before_its_first_image(tmp_path: Path) -> N
     """No image's seconds contain an import, and SUNY needs neither what draws nor what other methods are made of."""
     arguments = ["method.k=2", "method.prescreen=2", "dataset.limit=1", "points=3"]
     before, after, ended = child(f"""
-from experiments import runner
-make_record = runner.make_record
+from experiments.cell.cell import Cell
+record_of = Cell.record
 def watched(*arguments):
     found.append(loaded())
-    record = make_record(*arguments)
+    record = record_of(*arguments)
     found.append(loaded())
     return record
-runner.make_record = watched
+Cell.record = watched
 found.append(ran("run.py", *{arguments!r}, "results_dir={tmp_path}"))
 """)
     assert ended["code"] == 0, ended

@@ -461,7 +461,6 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert "exists and is of another training" in only_error(command(*settings, "seed=1"))
 
 
-@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(command: Cli, birds: Path, tmp_path: Path) -> None:
     settings = (*FINETUNE, "workers=1", "held_back=0.2")
     assert command(*settings, out="whole.safetensors").code == 0
@@ -543,6 +542,7 @@ def test_every_recipe_composes_and_says_something(name: str) -> None:
     assert (CONF / "recipe" / f"{name}.yaml").read_text().startswith("#")
 
 
+@pytest.mark.slow
 def test_the_real_birds_are_told_apart(command: Cli, cli: Cli, cub: Path, tmp_path: Path) -> None:
     """A head on ImageNet's features: 167 of 185 where this was written; the benchmark counts the same mistakes."""
     ended = command(f"dataset.root={cub}", "held_back=0.1")

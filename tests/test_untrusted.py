@@ -21,9 +21,9 @@ import torch
 import yaml
 from PIL import Image
 
-from experiments import report
 from experiments.command.configuration import make_target
 from experiments.command.program import guarded
+from experiments.report.page import page as page_of
 from experiments.store.reading import read_result, read_results
 from experiments.store.records import read_records
 from metrics.base import Metric
@@ -165,7 +165,7 @@ def test_everything_that_is_written_lies_in_the_cells_folder(cli: Cli, tmp_path:
     for kind, suffix in (("maps", "npz"), ("pictures", "png")):
         assert (card.parent / kind / "a class" / f"..hidden.{suffix}").is_file()
         assert (card.parent / kind / "a class" / f"<img src=x onerror=alert(1)>.{suffix}").is_file()
-    page = report.page(read_results(tmp_path / "r"))
+    page = page_of(read_results(tmp_path / "r"))
     assert "<img src=x" not in page
 
 
@@ -364,7 +364,7 @@ def test_a_card_names_no_files_elsewhere(tmp_path: Path) -> None:
     for group in ("dataset", "model", "method"):
         for name in ("../../x", "<script>", "", None, 3):
             changed = json.loads(json.dumps(card))
-            changed["configuration"][group]["name"] = name
+            changed["identity"][group]["name"] = name
             (cell / "card.yaml").write_text(yaml.safe_dump(changed))
             with pytest.raises(UserError, match=r"card\.yaml is damaged \(names: "):
                 read_result(cell)
@@ -380,7 +380,7 @@ def test_the_report_of_a_hostile_cell_has_no_markup_of_it(tmp_path: Path) -> Non
     card["identity"] |= {"explained_class": hostile, "target_layer": hostile}
     card["configuration"]["method"]["colour"] = hostile
     (cell / "card.yaml").write_text(yaml.safe_dump(card))
-    page = report.page(read_results(tmp_path))
+    page = page_of(read_results(tmp_path))
     assert "alert(1)" in page
     assert "<img src=x" not in page
     assert page.count("<script") == page.count("</script>") == 4  # data, two images, the program
