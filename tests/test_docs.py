@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.command import configuration as config
 from experiments.command.configuration import CONF
@@ -258,7 +258,8 @@ def alternatives(override: Override) -> list[str]:
     value = override.value()
     group = CONF / override.key_or_group
     choices = [p.relative_to(group).with_suffix("").as_posix() for p in sorted(group.glob("*.yaml"))]
-    values = value.filter(choices) if isinstance(value, Glob) else list(override.sweep_string_iterator())
+    # that every single file composes is tested elsewhere
+    values = value.filter(choices)[:1] if isinstance(value, Glob) else list(override.sweep_string_iterator())
     assert values, f"{override.input_line} chooses nothing"
     return [f"{override.key_or_group}={v}" for v in values]
 
@@ -408,16 +409,26 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 @functools.cache
+def usual() -> DictConfig:
+    return composed([])
+
+
 def nodes_of(group: str, name: str) -> dict[str, dict[str, Any]]:
-    """What a conf file configures, by name: one thing, or several metrics."""
-    node: Any = OmegaConf.to_container(composed([f"{group}={name}"])[group], resolve=True)
+    """What a conf file configures, by name: one thing, or several metrics; nothing of lists of other files."""
+    loaded = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if "defaults" in loaded:
+        if group == "metrics":
+            return {}
+        del loaded["defaults"]
+    configuration = usual().copy()
+    OmegaConf.set_struct(configuration, False)
+    configuration[group] = loaded
+    node: Any = OmegaConf.to_container(configuration[group], resolve=True)
     return node if group == "metrics" else {name: node}
 
 
 def own_nodes(group: str, name: str) -> dict[str, dict[str, Any]]:
-    """Those that are no preset: they have the name that their class has by default, in no list of other files."""
-    if "defaults" in (OmegaConf.load(CONF / group / f"{name}.yaml")) and group == "metrics":
-        return {}
+    """Those that are no preset: they have the name that their class has by default."""
     own = {}
     for key, settings in nodes_of(group, name).items():
         cls = config.target_class(settings, key)

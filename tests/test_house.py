@@ -98,6 +98,7 @@ def floor(module: str) -> int:
     return next(at for at, rooms in enumerate(FLOORS) if room(module) in rooms)
 
 
+@cache
 def edges() -> list[tuple[str, str]]:
     return [(m, i) for m in modules() for i in imports(m) if i != m]
 
