@@ -416,13 +416,14 @@ def usual() -> DictConfig:
 def nodes_of(group: str, name: str) -> dict[str, dict[str, Any]]:
     """What a conf file configures, by name: one thing, or several metrics; nothing of lists of other files."""
     loaded = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if "defaults" in loaded and group == "metrics":
+        return {}
     if "defaults" in loaded:
-        if group == "metrics":
-            return {}
-        del loaded["defaults"]
-    configuration = usual().copy()
-    OmegaConf.set_struct(configuration, False)
-    configuration[group] = loaded
+        configuration = composed([f"{group}={name}"])
+    else:  # composing each file would take long
+        configuration = usual().copy()
+        OmegaConf.set_struct(configuration, False)
+        configuration[group] = loaded
     node: Any = OmegaConf.to_container(configuration[group], resolve=True)
     return node if group == "metrics" else {name: node}
 
