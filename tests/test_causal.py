@@ -242,7 +242,7 @@ def test_channel_values_of_the_analytic_network(analytic: Engine, colours: Causa
 @pytest.mark.whole
 @pytest.mark.parametrize("world", ["main", "dev"])
 def test_the_trained_networks_follow_the_rules(world: str) -> None:
-    """On new images: as they are, and with each shape erased, or kept, alone (measured: README, Known causes)."""
+    """On new images: as they are, and with each shape erased, or kept, alone (measured: docs/known_causes.md)."""
     scenes = train_causal.drawn(WORLDS[world], 1500, seed=77, title="scenes")
     network = CausalCnn(name="causal_cnn", world=world).build().network  # type: ignore[arg-type]
     right = {name: good / n for name, (good, n) in train_causal.accuracy(network, scenes).items()}

@@ -12,8 +12,7 @@ from scipy import stats
 from experiments.command.configuration import CONF, read
 from experiments.command.program import composed
 from experiments.store.reading import read_results
-from experiments.studies.search import EXPLORED, explored, front, stages
-from experiments.tables.build import build
+from experiments.studies.search import EXPLORED, build, explored, front, stages
 from suny.errors import UserError
 from suny.images.photographs import Photographs
 
@@ -74,7 +73,7 @@ def cells(root: Path, part: str = "confirm", world: str = "main") -> None:
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
     cells(tmp_path)
-    text = build(read_results(tmp_path), tmp_path)["search.md"]
+    text = build(read_results(tmp_path))["search.md"]
     assert "## Confirmation" in text
     assert "Variants: 3; 8 images, 225 points" in text
     assert [r[0] for r in rows(text)[1:4]] == ["suny_semi", "rise", "gradcam"]  # the best overall first

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from experiments.cell.cell import Cell
 from experiments.command import progress
-from experiments.command.configuration import CONF, register_launchers
+from experiments.command.configuration import CONF, Shard, register_launchers
 from experiments.jobs.sweep import arguments_of
 from experiments.store.records import CellFolder, read_records
-from experiments.store.shards import PARTS, Shard, merge, recorded
+from experiments.store.shards import PARTS, merge, recorded
 from suny.errors import UserError
 
 from .conftest import Cli, only_error

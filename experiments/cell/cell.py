@@ -482,9 +482,14 @@ class Cell:
         """Writes the files that are wanted of an image (:meth:`experiments.store.files.ImageFiles.write`)."""
         if files.picture is None and files.maps is None:
             return
-        visible = self.classifier.view.visible(explained.decoded.image)
-        caption = f"{image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
-        files.write(explained.explanation, visible, caption, again)
+
+        def draw(path: Path) -> None:
+            from experiments.figures.explanation import save_picture  # not above: few runs draw
+
+            caption = f"{image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
+            save_picture(path, self.classifier.view.visible(explained.decoded.image), explained.explanation, caption)
+
+        files.write(explained.explanation, draw, again)
 
 
 @dataclass(frozen=True)

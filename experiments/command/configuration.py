@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from experiments.store.shards import Shard
 from suny.classifiers.torchvision_names import names
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
@@ -61,6 +60,37 @@ class Settings:
     compile: bool = False
     workers: Annotated[int, Field(ge=0)] = 1
     dry_run: bool = False
+
+
+@configured
+class Shard:
+    """The keys ``shard`` of ``conf/config.yaml``: which of a cell's images are computed.
+
+    Args:
+        count: into how many shards the cell is split; 1: not at all.
+        index: which of them, 0..count - 1.
+    """
+
+    count: Annotated[int, Field(ge=1, le=99999)] = 1
+    index: Annotated[int, Field(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.index is None and self.count > 1:
+            raise ValueError(f"give shard.index=0..{self.count - 1} for one of them, or shards={self.count} for all")
+        if self.index is not None and self.index >= self.count:
+            raise ValueError(f"index={self.index} is none of 0..{self.count - 1}")
+
+    @property
+    def whole(self) -> bool:
+        return self.count == 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.index or 0:05d}-of-{self.count:05d}"
+
+    def has(self, place: int) -> bool:
+        """Whether the image at a place of the cell's list belongs to this shard."""
+        return place % self.count == (self.index or 0)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,2 @@
-"""Figures: ``python -m experiments.figures`` draws those of a paper, :mod:`explanation` draws one explanation."""
+"""Figures: ``python -m experiments.figures`` draws those of a paper; :mod:`experiments.figures.explanation` draws one picture
+of one explanation."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from experiments.store.records import write_atomically, writing
 from suny.explanation import Explanation
@@ -54,21 +54,18 @@ class ImageFiles:
         except _UNREADABLE:
             return False
 
-    def write(self, explanation: Explanation, visible: Image.Image, caption: str, again: bool) -> None:
+    def write(self, explanation: Explanation, draw: Callable[[Path], None], again: bool) -> None:
         """Writes what is wanted; files that are there stay, unless they are to be written ``again``.
 
         Args:
             explanation: of the image, a batch of one.
-            visible: what the network sees of it.
-            caption: of the picture.
+            draw: writes its picture to a file.
             again: whether files that are there are replaced.
         """
         if self.picture is not None and (again or not self.picture.exists()):
-            from experiments.figures.explanation import save_picture  # not above: few runs draw
-
             with writing(self.picture.parent):
                 self.picture.parent.mkdir(parents=True, exist_ok=True)
-                save_picture(self.picture, visible, explanation, caption)
+                draw(self.picture)
         if self.maps is not None and (again or not self.maps.exists()):
             with writing(self.maps.parent):
                 self.maps.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,9 @@ else:
 # what was tried before there were configurations: deletion and insertion (29 points) of every variant and photograph
 EXPLORED = CONF.parent / "results" / "reference" / "explored.csv"
 
+# every file that the study may have
+FILES = ("search.md", "search.csv")
+
 PHOTOGRAPHS, KNOWN = "photographs", "causal_shapes"
 REFERENCE = "suny_semi"
 
@@ -102,6 +105,12 @@ class Stage:
     variants: Sequence[Variant]
     differences: Mapping[str, Entry]
     front: frozenset[str]
+
+
+def build(results: Sequence[Result]) -> dict[str, str]:
+    """The files by name; none where no cell belongs to the search."""
+    found = stages(results)
+    return {"search.md": markdown(found), "search.csv": tidy(found)} if found else {}
 
 
 def stages(results: Sequence[Result]) -> list[Stage]:

@@ -8,7 +8,7 @@
     render      Markdown, CSV, LaTeX
     comparisons differences to the best baseline, ranks
     published   beside the published numbers
-    build       all files, as text
+    build       all files, as text (those of the finished search: experiments/studies)
 """
 
 from experiments.tables.console import cell_table, sweep_table

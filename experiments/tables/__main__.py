@@ -15,7 +15,10 @@ from pathlib import Path
 from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded, pairs
 from experiments.store.reading import read_results
 from experiments.store.records import write_atomically, writing
-from experiments.tables.build import FILES, build
+from experiments.studies import search
+from experiments.tables import build
+
+_FILES = (*build.FILES, *search.FILES)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,14 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     keys = pairs([a for a in arguments if a != "--check"], {"results_dir": "results/runs", "out": ""})
     source = Path(keys["results_dir"]).expanduser()
     out = Path(keys["out"]).expanduser() if keys["out"] else source / "tables"
-    files = build(read_results(source), out)
+    results = read_results(source)
+    files = build.build(results, out) | search.build(results)
     if "--check" in arguments:
         return _check(files, out)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomically(out / name, text.encode())
-        for name in set(FILES) - set(files):
+        for name in set(_FILES) - set(files):
             (out / name).unlink(missing_ok=True)
     print("\n".join(str(out / name) for name in files))
     return EXIT_OK
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(files: dict[str, str], out: Path) -> int:
     """Says of every table that is not as the records give it what is other."""
     wrong = []
-    for name in FILES:
+    for name in _FILES:
         path, text = out / name, files.get(name)
         there = path.read_text(encoding="utf-8") if path.exists() else None
         if there == text:

@@ -1,4 +1,4 @@
-"""All tables as text: a pure function of the cells' cards and records."""
+"""All tables but those of finished studies, as text: a pure function of the cells' cards and records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.store.reading import Result
-from experiments.studies import search
 from experiments.tables import comparisons, published, render
 from experiments.tables.ablations import sweeps
 from experiments.tables.columns import blocks
@@ -20,7 +19,7 @@ FILES = tuple(
     for names, suffixes in (
         ([s.name for s in SPECS], ("md", "csv", "tex")),
         ([f"ablation_{a.name}" for a in ABLATIONS], ("md", "csv")),
-        (["search", "statistics", "published"], ("md", "csv")),
+        (["statistics", "published"], ("md", "csv")),
     )
     for name in names
     for suffix in suffixes
@@ -47,10 +46,6 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
         if own:
             files[f"ablation_{ablation.name}.md"] = render.ablation_markdown(ablation.title, own, folder)
             files[f"ablation_{ablation.name}.csv"] = render.ablation_tidy(own, folder)
-    found_stages = search.stages(results)
-    if found_stages:
-        files["search.md"] = search.markdown(found_stages)
-        files["search.csv"] = search.tidy(found_stages)
     columns = comparisons.compared_columns(results)
     if columns:
         files["statistics.md"] = comparisons.markdown(columns)
