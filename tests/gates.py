@@ -1,7 +1,7 @@
 """Gates: a test acts on another process at a known place of its work, however fast or busy the machine is.
 
-The process stops before a call that it cannot make without leave; the test waits until it stands there, or has ended. Nobody
-waits for a number of seconds.
+The process stops before a call that it cannot make without leave; the test waits until it stands there, or has ended. No test
+depends on a number of seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+# seconds after which what neither answers nor ends is given up as hanging
+HANG = 600
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ class Gate:
 
         Returns: False where it ended without.
         """
+        end = time.monotonic() + HANG
         while running():
             if (self.folder / "arrived").exists():
                 return True
+            assert time.monotonic() < end
             time.sleep(0.01)
         return False
 

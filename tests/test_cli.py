@@ -28,7 +28,7 @@ from suny.explanation import Explainer
 from suny.seeds import image_seed
 
 from .conftest import ROOT, Cli, only_error
-from .gates import Gate
+from .gates import HANG, Gate
 
 FAST = ("method=center", "points=3", "metrics=fast")
 
@@ -215,11 +215,13 @@ def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, h
     assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0
     gate = Gate(tmp_path / "gate", "experiments.store.records:CellFolder.append", passes=2)
     arguments = command(*run, f"results_dir={tmp_path / 'stopped'}")
-    with subprocess.Popen(arguments, env=gate.environment(), stderr=subprocess.PIPE, text=True) as process:
+    # as a terminal starts it: in the background of a shell Ctrl-C is ignored
+    keys = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(arguments, env=gate.environment(), stderr=subprocess.PIPE, text=True, **keys) as process:
         try:
             assert gate.reached(lambda: process.poll() is None)
             process.send_signal(how)
-            _, err = process.communicate()
+            _, err = process.communicate(timeout=HANG)
         finally:
             process.kill()
     assert len(read_records(the_cell(tmp_path / "stopped"))) == 2

@@ -23,6 +23,7 @@ from experiments.report import page as report
 from experiments.store.reading import read_results
 
 from .cells import change_record, write_cell
+from .gates import HANG
 
 SCRIPT = "</script><script>document.title='broken'</script>"
 HOSTILE = f"<img src=x onerror=document.title='broken'>{SCRIPT}&amp;\u2028"
@@ -161,9 +162,6 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], given: str, said: str) -> 
 
 
 # in a browser
-
-# seconds after which a page that does not do what it should is given up; no test depends on how many
-HANG = 600
 
 
 @pytest.fixture(scope="module")
