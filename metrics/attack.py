@@ -11,12 +11,12 @@ Both drops are in the record. The source of the published tables' column of this
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 
-from metrics.base import Case, Need
+from metrics.base import BaseMetric, Case
 from suny.configured import configured
 
 # a drop below this divides nothing
@@ -24,7 +24,7 @@ _SMALLEST = 1e-3
 
 
 @configured
-class SaliencyAttack:
+class SaliencyAttack(BaseMetric):
     """Ratio of two drops; deterministic.
 
     Args:
@@ -33,15 +33,12 @@ class SaliencyAttack:
         steps: of the descent, each of 2.5 * epsilon / steps.
     """
 
-    name: ClassVar[str] = "saliency_attack"
-    label: ClassVar[str] = "saliency attack (ours)"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1 / _SMALLEST
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "ratio of relative drops"
-    reference: ClassVar[str] = "ours: metrics/attack.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "saliency_attack"
+    label = "saliency attack (ours)"
+    high = 1 / _SMALLEST
+    higher_is_better = True
+    unit = "ratio of relative drops"
+    reference = "ours: metrics/attack.py"
 
     q: Annotated[float, Field(gt=0, le=50)] = 10.0
     epsilon: Annotated[float, Field(gt=0)] = 0.1

@@ -175,7 +175,7 @@ class Case:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A number about one explained image.
+    """A number about one explained image; :class:`BaseMetric` has what most of them say alike.
 
     Attributes:
         name: the key in records and tables.
@@ -214,3 +214,26 @@ class Metric(Protocol):
             NotFinite: the network returned NaN; a number that is not finite itself is taken for the same.
         """
         ...
+
+
+class BaseMetric:
+    """What a :class:`Metric` need not say itself; ``higher_is_better``, ``unit`` and ``reference`` are its own."""
+
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    version: ClassVar[int] = 1
+    has_curve: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The name with spaces."""
+        return self.name.replace("_", " ")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing."""
+        return frozenset()

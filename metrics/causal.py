@@ -17,7 +17,7 @@ In your own code, for any explainer of any kind:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from metrics.base import Case, Need, NotFinite, Side
+from metrics.base import BaseMetric, Case, NotFinite, Side
 from metrics.statistics import mean_interval
 from suny.classifiers.engine import Engine
 from suny.configured import configured
@@ -70,7 +70,7 @@ def auroc(values: Floats, positive: NDArray[np.bool_]) -> float | None:
 
 
 @configured
-class CausalAuroc:
+class CausalAuroc(BaseMetric):
     """AUROC of a map: pixels of the shapes that are necessary (sufficient, or matter at all) against all other pixels.
 
     Images without such a shape have no value.
@@ -80,13 +80,10 @@ class CausalAuroc:
         side: whose map, and which shapes: ``necessity``, ``sufficiency``, or ``saliency``: those that matter in any company.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "share of pairs of pixels"
-    reference: ClassVar[str] = "definition: metrics/causal.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"causes"})
+    higher_is_better = True
+    unit = "share of pairs of pixels"
+    reference = "definition: metrics/causal.py"
+    needs = frozenset({"causes"})
 
     name: str = "auroc"
     side: Side = "saliency"
@@ -107,7 +104,7 @@ class CausalAuroc:
 
 
 @configured
-class PairAccuracy:
+class PairAccuracy(BaseMetric):
     """Whether the parts of an AND have the larger necessity, and those of an OR the larger sufficiency.
 
     A part is right where the mean of the right map over its pixels is larger than that of the other map; equal means count
@@ -115,15 +112,11 @@ class PairAccuracy:
     images of the two rules have a value.
     """
 
-    name: ClassVar[str] = "pair_accuracy"
-    label: ClassVar[str] = "pair accuracy"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "share of parts"
-    reference: ClassVar[str] = "definition: metrics/causal.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"causes"})
+    name = "pair_accuracy"
+    higher_is_better = True
+    unit = "share of parts"
+    reference = "definition: metrics/causal.py"
+    needs = frozenset({"causes"})
 
     def measure(self, case: Case) -> float | None:
         causes = known(case)
@@ -136,7 +129,7 @@ class PairAccuracy:
 
 
 @configured
-class CalibrationError:
+class CalibrationError(BaseMetric):
     """Mean absolute error between attributed and true effects of the shapes, on both sides.
 
     Attributed: the mean of the side's map over the shape's pixels, as a fraction of the larger maximum of the two maps. True:
@@ -145,15 +138,11 @@ class CalibrationError:
     included, has .5. An image without effects of one of the two kinds has no value. Costs two forwards a shape.
     """
 
-    name: ClassVar[str] = "calibration_error"
-    label: ClassVar[str] = "calibration error"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = False
-    unit: ClassVar[str] = "p(I)"
-    reference: ClassVar[str] = "definition: metrics/causal.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"causes"})
+    name = "calibration_error"
+    higher_is_better = False
+    unit = "p(I)"
+    reference = "definition: metrics/causal.py"
+    needs = frozenset({"causes"})
 
     def measure(self, case: Case) -> float | None:
         causes = known(case)
@@ -185,7 +174,7 @@ def true_effects(case: Case, causes: KnownCauses) -> tuple[Floats, Floats]:
 
 
 @configured
-class FilterAgreement:
+class FilterAgreement(BaseMetric):
     """How well a method's values of the channels agree with those found by enumerating all coalitions of channels.
 
     For layers of at most 16 channels and methods that value channels by switching them off. The mean of both sides; a side
@@ -199,12 +188,9 @@ class FilterAgreement:
             two sides are the same.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    reference: ClassVar[str] = "definition: metrics/causal.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"causes", "channels"})
+    higher_is_better = True
+    reference = "definition: metrics/causal.py"
+    needs = frozenset({"causes", "channels"})
 
     name: str = "filter_rank"
     score: Literal["rank", "recovery"] = "rank"
@@ -213,10 +199,6 @@ class FilterAgreement:
     @property
     def unit(self) -> str:
         return "rank correlation" if self.score == "rank" else "share of channels"
-
-    @property
-    def label(self) -> str:
-        return self.name.replace("_", " ")
 
     def measure(self, case: Case) -> float | None:
         if known(case) is None or case.channels is None or case.channels.shape[1] > EXACT_LIMIT or case.p <= 0:

@@ -13,12 +13,12 @@ Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from metrics.base import Case, Need
+from metrics.base import BaseMetric, Case
 from suny.configured import configured
 from suny.interventions.pixels import Substrate, Ties
 
@@ -49,7 +49,7 @@ def curve(
 
 
 @configured
-class Deletion:
+class Deletion(BaseMetric):
     """AUC of p_c while the most salient pixels are removed first; low where the map finds what the class needs.
 
     Args:
@@ -60,14 +60,10 @@ class Deletion:
         protocol: whose settings these are, where they are not ours.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = False
-    unit: ClassVar[str] = "mean softmax probability"
-    reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    has_curve: ClassVar[bool] = True
+    higher_is_better = False
+    unit = "mean softmax probability"
+    reference = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
+    has_curve = True
 
     name: str = "deletion"
     points: Points = 29
@@ -85,21 +81,17 @@ class Deletion:
 
 
 @configured
-class Insertion:
+class Insertion(BaseMetric):
     """AUC of p_c while the most salient pixels are restored first; high where the map finds what suffices.
 
     The record notes ``insertion_start``, p_c of the blurred image over p_c(I): what the blur leaves of the class.
     Keys as in :class:`Deletion`; ``fill`` is what insertion starts from.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "mean softmax probability"
-    reference: ClassVar[str] = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    has_curve: ClassVar[bool] = True
+    higher_is_better = True
+    unit = "mean softmax probability"
+    reference = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
+    has_curve = True
 
     name: str = "insertion"
     points: Points = 29
@@ -119,18 +111,14 @@ class Insertion:
 
 
 @configured
-class Overall:
+class Overall(BaseMetric):
     """Insertion minus deletion, of the curves with these settings; scored once where deletion and insertion have them too."""
 
-    name: ClassVar[str] = "overall"
-    label: ClassVar[str] = "overall"
-    low: ClassVar[float] = -1.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "difference of mean softmax probabilities"
-    reference: ClassVar[str] = "Zhang, Rao, Yang, Group-CAM, 2021, section 4.2"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "overall"
+    low = -1.0
+    higher_is_better = True
+    unit = "difference of mean softmax probabilities"
+    reference = "Zhang, Rao, Yang, Group-CAM, 2021, section 4.2"
 
     points: Points = 29
     deletion_fill: Substrate = "zero"

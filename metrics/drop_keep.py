@@ -13,11 +13,11 @@ min-max normalised: Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
-from metrics.base import Case, Need, Side
+from metrics.base import BaseMetric, Case, Need, Side
 from metrics.deletion_insertion import auc
 from suny.configured import configured
 from suny.explanation import min_max
@@ -44,7 +44,7 @@ def _counts(case: Case, quantiles: list[float]) -> list[int]:
 
 
 @configured
-class Necessity:
+class Necessity(BaseMetric):
     """Area under N(q).
 
     Args:
@@ -53,22 +53,16 @@ class Necessity:
         side: the map that ranks the pixels.
     """
 
-    low: ClassVar[float] = -float("inf")
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction of p(I)"
-    reference: ClassVar[str] = _OURS
-    version: ClassVar[int] = 1
-    has_curve: ClassVar[bool] = True
+    low = -float("inf")
+    higher_is_better = True
+    unit = "fraction of p(I)"
+    reference = _OURS
+    has_curve = True
 
     name: str = "necessity"
     points: Points = 101
     fill: Substrate = "zero"
     side: Side = "saliency"
-
-    @property
-    def label(self) -> str:
-        return self.name.replace("_", " ")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -89,8 +83,8 @@ class Necessity:
 class Sufficiency(Necessity):
     """Area under S(q); keys as in :class:`Necessity`."""
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = float("inf")
+    low = 0.0
+    high = float("inf")
 
     name: str = "sufficiency"
 
@@ -103,9 +97,9 @@ class Sufficiency(Necessity):
 class HarmonicMean(Necessity):
     """Harmonic mean of the two areas, a negative one counting as 0; keys as in :class:`Necessity`."""
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 2.0
-    has_curve: ClassVar[bool] = False
+    low = 0.0
+    high = 2.0
+    has_curve = False
 
     name: str = "necessity_sufficiency"
 
@@ -157,36 +151,26 @@ class SufficiencyAt(Sufficiency):
 
 
 @configured
-class AverageDrop:
+class AverageDrop(BaseMetric):
     """max(0, Y - O) / Y of an image; its mean is the average drop."""
 
-    name: ClassVar[str] = "average_drop"
-    label: ClassVar[str] = "average drop"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = False
-    unit: ClassVar[str] = "fraction of p(I)"
-    reference: ClassVar[str] = "Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "average_drop"
+    higher_is_better = False
+    unit = "fraction of p(I)"
+    reference = "Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1"
 
     def measure(self, case: Case) -> float | None:
         return max(0.0, case.p - _masked(case)) / case.p if case.p > 0 else None
 
 
 @configured
-class IncreaseInConfidence:
+class IncreaseInConfidence(BaseMetric):
     """1 where O > Y, strictly; its mean is the increase in confidence."""
 
-    name: ClassVar[str] = "increase_in_confidence"
-    label: ClassVar[str] = "increase in confidence"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction of images"
-    reference: ClassVar[str] = "Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "increase_in_confidence"
+    higher_is_better = True
+    unit = "fraction of images"
+    reference = "Chattopadhay et al., Grad-CAM++, WACV 2018, section 4.1"
 
     def measure(self, case: Case) -> float:
         return float(_masked(case) > case.p)

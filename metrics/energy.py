@@ -9,26 +9,20 @@ Wang et al., "Score-CAM: Score-Weighted Visual Explanations for CNNs", CVPR work
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from metrics.base import Case, Need
+from metrics.base import BaseMetric, Case
 from suny.configured import configured
 from suny.images.geometry import box_mask
 
 
 @configured
-class EnergyProportion:
+class EnergyProportion(BaseMetric):
     """Share of the map inside the boxes, a fraction (the published tables give percent)."""
 
-    name: ClassVar[str] = "energy_proportion"
-    label: ClassVar[str] = "energy proportion"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction of the map's sum"
-    reference: ClassVar[str] = "Wang et al., Score-CAM, CVPR workshops 2020, section 4.3"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"boxes"})
+    name = "energy_proportion"
+    higher_is_better = True
+    unit = "fraction of the map's sum"
+    reference = "Wang et al., Score-CAM, CVPR workshops 2020, section 4.3"
+    needs = frozenset({"boxes"})
 
     def measure(self, case: Case) -> float | None:
         if not case.boxes:

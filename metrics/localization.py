@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from metrics.base import Case, Need, Side
+from metrics.base import BaseMetric, Case, Need, Side
 from metrics.statistics import Entry, class_mean_interval, maximum_interval
 from suny.configured import configured
 from suny.images.geometry import Box, box_mask
@@ -23,7 +23,7 @@ THRESHOLDS = 1001
 
 
 @configured
-class PointingGame:
+class PointingGame(BaseMetric):
     """1 where the map's maximum lies on the object or near it, at the original resolution; the mean is over classes.
 
     The first maximum hits if some pixel of the boxes lies at a squared distance strictly under ``tolerance`` squared.
@@ -32,15 +32,11 @@ class PointingGame:
         tolerance: pixels of the original image.
     """
 
-    name: ClassVar[str] = "pointing_game"
-    label: ClassVar[str] = "pointing game"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction of images, mean over classes"
-    reference: ClassVar[str] = "Zhang et al., Top-down neural attention, ECCV 2016; Fong et al., TorchRay, 2019"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"boxes"})
+    name = "pointing_game"
+    higher_is_better = True
+    unit = "fraction of images, mean over classes"
+    reference = "Zhang et al., Top-down neural attention, ECCV 2016; Fong et al., TorchRay, 2019"
+    needs = frozenset({"boxes"})
 
     tolerance: Annotated[int, Field(ge=0)] = 15
 
@@ -70,7 +66,7 @@ def _squared_distance(x: int, y: int, box: Box) -> float:
 
 
 @configured
-class BoxAccuracy:
+class BoxAccuracy(BaseMetric):
     """MaxBoxAcc: the share of images whose box is found, at the threshold that is best for the whole data set.
 
     The map is resized to 224 (cubic) and min-max normalised; at each threshold 0, .001, ..., 1 the pixels above it have
@@ -84,13 +80,10 @@ class BoxAccuracy:
         largest: the largest contour only.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction of images"
-    reference: ClassVar[str] = "Choe et al., Evaluating weakly supervised object localization methods right, CVPR 2020"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"boxes"})
+    higher_is_better = True
+    unit = "fraction of images"
+    reference = "Choe et al., Evaluating weakly supervised object localization methods right, CVPR 2020"
+    needs = frozenset({"boxes"})
 
     name: str = "max_box_acc"
     ious: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = field(default_factory=lambda: [0.5])
@@ -176,22 +169,19 @@ def _runs(right: NDArray[np.bool_]) -> list[list[int]]:
 
 
 @configured
-class RegionIou:
+class RegionIou(BaseMetric):
     """IoU of the boxes' union with the pixels whose min-max normalised value is at least the threshold.
 
     Args:
         threshold: of the map from 0 to 1.
     """
 
-    name: ClassVar[str] = "iou"
-    label: ClassVar[str] = "IoU"
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "fraction"
-    reference: ClassVar[str] = "definition: metrics/localization.py"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"boxes"})
+    name = "iou"
+    label = "IoU"
+    higher_is_better = True
+    unit = "fraction"
+    reference = "definition: metrics/localization.py"
+    needs = frozenset({"boxes"})
 
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
 
@@ -207,7 +197,7 @@ class RegionIou:
 
 
 @configured
-class PartHits:
+class PartHits(BaseMetric):
     """Share of the visible annotated parts that lie in the most salient pixels of a map.
 
     The record notes the parts that are hit, so that one sees which parts a species is told by.
@@ -218,20 +208,13 @@ class PartHits:
         side: whose map.
     """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool | None] = None
-    unit: ClassVar[str] = "fraction of the visible parts"
-    reference: ClassVar[str] = "definition: metrics/localization.py"
-    version: ClassVar[int] = 1
+    higher_is_better = None
+    unit = "fraction of the visible parts"
+    reference = "definition: metrics/localization.py"
 
     name: str = "part_hits"
     q: Annotated[float, Field(gt=0, le=100)] = 5.0
     side: Side = "saliency"
-
-    @property
-    def label(self) -> str:
-        return self.name.replace("_", " ")
 
     @property
     def needs(self) -> frozenset[Need]:

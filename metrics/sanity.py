@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from metrics.base import Case, Need
+from metrics.base import BaseMetric, Case
 from metrics.statistics import Entry, mean_interval
 from suny.configured import Seed, configured
 from suny.explanation import min_max
@@ -39,7 +39,7 @@ CONTROLS = ("identical", "other seed")
 
 
 @configured
-class Sanity:
+class Sanity(BaseMetric):
     """Mean Spearman correlation with the original map over the stages; low where the map depends on the weights.
 
     Recorded for each image: Spearman and SSIM at each stage and for both controls.
@@ -49,15 +49,13 @@ class Sanity:
         seed: of the weights.
     """
 
-    name: ClassVar[str] = "sanity"
-    label: ClassVar[str] = "similarity after randomisation"
-    low: ClassVar[float] = -1.0
-    high: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = False
-    unit: ClassVar[str] = "Spearman's rank correlation"
-    reference: ClassVar[str] = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 3"
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"explain"})
+    name = "sanity"
+    label = "similarity after randomisation"
+    low = -1.0
+    higher_is_better = False
+    unit = "Spearman's rank correlation"
+    reference = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 3"
+    needs = frozenset({"explain"})
 
     stages: Annotated[int, Field(ge=1)] = 5
     seed: Seed = 0

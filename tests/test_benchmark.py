@@ -227,7 +227,7 @@ def test_outside_the_network_every_batch_is_built_and_some_run() -> None:
 
 @pytest.mark.slow
 def test_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "parts", lambda: ["gradcam", "statistics"])
+    monkeypatch.setattr(threads, "works", lambda: ["gradcam", "statistics"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "figures.csv"
     assert benchmark.main(["threads", "models=causal_cnn", "seconds=0.02", f"out={out}"]) == 0

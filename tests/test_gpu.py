@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.benchmark import agreement, error, gpu, ratios
+from experiments.benchmark import agreement, bench, error, gpu
 from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, guarded
 from suny.classifiers.engine import out_of_memory
 
@@ -43,7 +43,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few passes of the bare network, one method, no compiler, which takes a minute."""
-    monkeypatch.setattr(ratios, "_PLENTY", 2)
+    monkeypatch.setattr(bench, "_BATCHES", 2)
     monkeypatch.setattr(error, "SETTINGS", {"bf16": error.SETTINGS["bf16"]})
     monkeypatch.setattr(error, "METHODS", ("gradcam",))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 from experiments.command.configuration import CONF, make_target
 from experiments.command.program import composed
 from metrics.attack import SaliencyAttack
-from metrics.base import Case, Frame, Metric
+from metrics.base import BaseMetric, Case, Frame, Metric
 from metrics.deletion_insertion import Deletion, Insertion, Overall, auc, curve, steps
 from metrics.drop_keep import (
     AverageDrop,
@@ -33,6 +34,7 @@ from metrics.map_statistics import Entropy, HalfMassArea, Ties
 from metrics.sanity import Sanity, similarity
 from metrics.statistics import class_mean_interval, maximum_interval, mean_interval
 from suny.classifiers.engine import Engine
+from suny.configured import configured
 from suny.images.geometry import Box
 from suny.interventions.pixels import pixel_order
 
@@ -508,6 +510,39 @@ def all_metrics() -> dict[str, Metric]:
 
 
 METRICS = all_metrics()
+
+
+def test_a_metric_states_only_what_is_its_own() -> None:
+    @configured
+    class MapMean(BaseMetric):
+        name = "map_mean"
+        higher_is_better = None
+        unit = "that of the map"
+        reference = "here"
+
+        power: int = 1
+
+        def measure(self, case: Case) -> float:
+            return float(case.saliency.mean() ** self.power)
+
+    metric = MapMean(power=2)
+    assert isinstance(metric, Metric)
+    assert asdict(metric) == {"power": 2}  # what the base says is no setting
+    assert (metric.label, metric.low, metric.high, metric.version) == ("map mean", 0, 1, 1)
+    assert (metric.needs, metric.has_curve) == (frozenset(), False)
+
+
+def test_a_metric_without_a_unit_is_none() -> None:
+    @configured
+    class Unitless(BaseMetric):
+        name = "unitless"
+        higher_is_better = True
+        reference = "here"
+
+        def measure(self, case: Case) -> float:
+            return 0.0
+
+    assert not isinstance(Unitless(), Metric)
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

@@ -1,25 +1,16 @@
-"""Speed, memory and error, measured on this machine: ``python -m experiments.benchmark [WHAT] [key=value ...]``.
+"""Speed, memory and error, measured on this machine: ``python -m experiments.benchmark [PART] [key=value ...]``.
 
-    (nothing)  the ratios: throughput beside the plain network's, curves beside one pass a point, Score-CAM and Ablation-CAM
-               beside pytorch-grad-cam's, time to first result, growth, profile; some minutes a network
-    suny       cost of SUNY beside the network's own throughput and pytorch-grad-cam; error of sampled values
-    metrics    deletion and insertion beside the network's own throughput
-    memory     the peak of every method, each in a process of its own
-    held       growth of the process over 200 explained images, for methods that explain one in less than a second
-    threads    seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU; 4 minutes
-    start      seconds to --help, to a mistake's line and to a run's first image, beside import torch, torchvision
-    scale      time and bytes from a start to its first image, of a data set of many: first and second start, several at once
-    error      error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput
+{parts}
 
 Whatever is compared is timed in turn, in one run, so that a ratio holds when the machine's speed drifts. Keys:
 
     models=NAME,NAME   networks; those whose weights do not come with the installation have random ones, enough for time
     seconds=S          how long each throughput is measured
     quick=true         fewer points in every series, one start of a kind (start), no process (ratios): to see that it works
-    batch_size=32      images a pass (memory)
-    images=50000       of a folder that is made in a temporary directory (scale)
+    batch_size=32      images per pass (memory)
+    images=50000       images of a folder that is made in a temporary directory (scale)
     together=8         processes that start at once (scale)
-    certificate=FILE   error of sampled values against exact ones per number of forwards, drawn; empty: not measured
+    certificate=FILE   a picture: error of sampled values against exact ones by number of forwards; empty: not measured
                        (suny)
     out=FILE           the figures as CSV; empty: not written
     device=auto        auto, cpu, cuda
@@ -28,15 +19,17 @@ Whatever is compared is timed in turn, in one run, so that a ratio holds when th
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from experiments.benchmark import error, memory, scale, speed, start, threads
+from experiments.benchmark import error, gpu, memory, scale, speed, start, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
@@ -44,6 +37,7 @@ from experiments.command import configuration as config
 from experiments.command.program import EXIT_MISTAKE, EXIT_OK, guarded, pairs
 from experiments.store.card import environment
 from experiments.store.records import writing
+from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import pick_device
 from suny.errors import UserError
 
@@ -57,58 +51,151 @@ _KEYS = {
     "certificate": "results/benchmark/sampling_error.png",
     "out": "results/benchmark/{what}.csv",
     "device": "auto",
-    "method": "",  # of peak, which memory starts for each method
 }
 
-_THREE = "efficientnet_lite0,resnet50,vgg16"
-_MODELS = {"ratios": "efficientnet_lite0", "suny": _THREE, "metrics": _THREE, "memory": "resnet50", "held": _THREE,
-           "start": "efficientnet_lite0", "error": "efficientnet_lite0", "threads": "efficientnet_lite0",
-           "peak": "resnet50", "scale": "-"}  # fmt: skip
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of the command, as the parts take them."""
+
+    networks: Sequence[str]
+    device: torch.device
+    seconds: float
+    quick: bool
+    batch_size: int
+    images: int
+    together: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that the command measures.
+
+    Args:
+        name: as in ``python -m experiments.benchmark NAME``.
+        about: lines of the help.
+        networks: those that are measured where no other ones are asked for.
+        steps: how many steps of the progress bar each network takes.
+        measure: returns the figures, which are rows of the table.
+    """
+
+    name: str
+    about: str
+    networks: str
+    steps: Callable[[Options], int]
+    measure: Callable[[Options, tqdm[Any]], list[Any]]
+
+
+def _each(measure: Callable[[Classifier, Options, tqdm[Any]], list[Any]]) -> Callable[[Options, tqdm[Any]], list[Any]]:
+    """Measures one network after the other."""
+    return lambda options, progress: [f for name in options.networks for f in measure(network(name), options, progress)]
+
+
+def _rounds(options: Options) -> int:
+    return 1 if options.quick else start.ROUNDS
+
+
+_ONE, _THREE = "efficientnet_lite0", "efficientnet_lite0,resnet50,vgg16"
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(
+            "ratios",
+            "throughput beside the plain network's, curves beside one pass per point, Score-CAM and Ablation-CAM\n"
+            "beside pytorch-grad-cam's, time to first result, growth, profile; some minutes per network (the default)",
+            _ONE,
+            lambda _: len(Ratios.PARTS),
+            _each(lambda model, o, progress: Ratios(model, o.device, o.seconds, o.quick).measure(progress)),
+        ),
+        Part(
+            "suny",
+            "cost of SUNY beside the network's own throughput and pytorch-grad-cam; error of sampled values",
+            _THREE,
+            lambda _: speed.STEPS,
+            _each(lambda model, o, progress: speed.suny_speed(model, o.device, o.seconds, progress)),
+        ),
+        Part(
+            "metrics",
+            "deletion and insertion beside the network's own throughput",
+            _THREE,
+            lambda _: 1,
+            _each(lambda model, o, progress: speed.metric_speed(model, o.device, o.seconds, progress)),
+        ),
+        Part(
+            "memory",
+            "the peak of every method, each in a process of its own",
+            "resnet50",
+            lambda _: len(memory.methods()),
+            lambda o, progress: memory.peaks(o.networks, o.batch_size, o.device, progress),
+        ),
+        Part(
+            "held",
+            "growth of the process over 200 explained images, for methods that explain one in less than a second",
+            _THREE,
+            lambda _: memory.IMAGES[-1],
+            _each(lambda model, o, progress: memory.held(model, o.device, progress)),
+        ),
+        Part(
+            "threads",
+            "seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU;\n4 minutes",
+            _ONE,
+            lambda _: 2 * len(threads.works()),
+            lambda o, progress: threads.ratios(o.networks, o.seconds / 4, threads.works(), progress),
+        ),
+        Part(
+            "start",
+            "seconds to --help, to a mistake's line and to a run's first image, beside import torch, torchvision",
+            _ONE,
+            _rounds,
+            _each(lambda model, o, progress: start.start(model, o.device, _rounds(o), progress)),
+        ),
+        Part(
+            "scale",
+            "time and bytes from a start to its first image, of a data set of many: first and second start, several\nat once",
+            "-",
+            lambda _: scale.STEPS,
+            lambda o, progress: scale.figures(o.images, o.together, progress),
+        ),
+        Part(
+            "error",
+            "error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput",
+            _ONE,
+            lambda _: len(error.METHODS) * (1 + len(error.SETTINGS)),
+            _each(lambda model, o, progress: error.errors(model, o.device, o.seconds, 2 if o.quick else None, progress)),
+        ),
+    )
+}
+
+
+def help_text() -> str:
+    abouts = {part.name: part.about for part in PARTS.values()} | {"gpu": "all that needs a GPU; its own keys: gpu --help"}
+    parts = [f"    {name:10} " + about.replace("\n", "\n" + " " * 15) for name, about in abouts.items()]
+    return str(__doc__).format(parts="\n".join(parts))
 
 
 def main(arguments: Sequence[str]) -> int:
     what, given = ("ratios", list(arguments)) if not arguments or "=" in arguments[0] else (arguments[0], arguments[1:])
-    if what not in _MODELS:
-        print(__doc__)
+    if what == "gpu":
+        return gpu.main(given)
+    if what not in PARTS:
+        print(help_text())
         return EXIT_OK if what in ("-h", "--help") else EXIT_MISTAKE
-    keys = pairs(given, _KEYS)
-    seconds, batch_size, quick = _number(keys, "seconds"), int(_number(keys, "batch_size")), keys["quick"] == "true"
-    device = pick_device(keys["device"])
-    names = (keys["models"] or _MODELS[what]).split(",")
-    config.register_torchvision([f"model={name}" for name in names])
-    if what == "peak":
-        print(memory.peak(names[0], keys["method"], batch_size, device))
-        return EXIT_OK
-    steps = {
-        "ratios": len(Ratios.PARTS), "suny": 6, "metrics": 1, "memory": len(memory.methods()), "held": memory.IMAGES[-1],
-        "error": len(error.METHODS) * (1 + len(error.SETTINGS)), "threads": 2 * len(threads.parts()), "scale": scale.STEPS,
-        "start": 1 if quick else start.ROUNDS,
-    }  # fmt: skip
-    figures: list[Any] = []
-    with tqdm(total=len(names) * steps[what], unit="step") as progress:
-        if what == "memory":
-            figures = memory.peaks(names, batch_size, device, progress)
-        if what == "threads":
-            figures = threads.ratios(names, seconds / 4, threads.parts(), progress)
-        if what == "scale":
-            figures = scale.figures(int(_number(keys, "images")), int(_number(keys, "together")), progress)
-        for name in names if what not in ("memory", "threads", "scale") else ():
-            classifier = network(name)
-            if what == "ratios":
-                figures += Ratios(classifier, device, seconds, quick).measure(progress)
-            elif what == "suny":
-                figures += speed.speed(classifier, device, seconds, progress)
-            elif what == "metrics":
-                figures += speed.metric_speed(classifier, device, seconds, progress)
-            elif what == "start":
-                figures += start.start(classifier, device, 1 if quick else start.ROUNDS, progress)
-            elif what == "held":
-                figures += memory.held(classifier, device, progress)
-            else:
-                figures += error.errors(classifier, device, seconds, 2 if quick else None, progress)
-    table = pd.DataFrame(figures)
+    part, keys = PARTS[what], pairs(given, _KEYS)
+    options = Options(
+        networks=(keys["models"] or part.networks).split(","),
+        device=pick_device(keys["device"]),
+        seconds=_number(keys, "seconds"),
+        quick=keys["quick"] == "true",
+        batch_size=int(_number(keys, "batch_size")),
+        images=int(_number(keys, "images")),
+        together=int(_number(keys, "together")),
+    )
+    config.register_torchvision([f"model={name}" for name in options.networks])
+    with tqdm(total=len(options.networks) * part.steps(options), unit="step") as progress:
+        table = pd.DataFrame(part.measure(options, progress))
     print(tabulate(table.itertuples(index=False), table.columns, tablefmt="github", floatfmt=".4g"))
-    where = environment(device)
+    where = environment(options.device)
     machine = f"{where['machine']['device']}, {where['machine']['threads']} threads, torch {where['versions']['torch']}"
     print(f"\nmeasured on {machine}")
     if keys["out"]:
@@ -117,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"figures: {out}")
     if keys["certificate"] and what == "suny":
         out = _file(keys["certificate"])
-        print(f"\n{certificate(out, device)}\n\ndrawn: {out}")
+        print(f"\n{certificate(out, options.device)}\n\ndrawn: {out}")
     return EXIT_OK
 
 

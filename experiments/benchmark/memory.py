@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from experiments.benchmark.common import Figure, explainer, network, photograph
-from experiments.command.configuration import CONF
+from experiments.command.configuration import CONF, register_torchvision
 from experiments.jobs.machine import held_memory, peak_memory
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.cost_engine import Rehearsal
@@ -39,14 +40,13 @@ def peak(model: str, method: str, batch_size: int, device: torch.device) -> floa
     return peak_memory(device)
 
 
-def peaks(models: list[str], batch_size: int, device: torch.device, progress: tqdm[Any]) -> list[Figure]:
+def peaks(models: Sequence[str], batch_size: int, device: torch.device, progress: tqdm[Any]) -> list[Figure]:
     """The peak of each method in a fresh process."""
     figures = []
     for model in models:
         for method in methods():
             progress.set_description(f"{model}: {method}")
-            arguments = [f"models={model}", f"method={method}", f"batch_size={batch_size}", f"device={device.type}"]
-            command = [sys.executable, "-m", "experiments.benchmark", "peak", *arguments]
+            command = [sys.executable, "-m", "experiments.benchmark.memory", model, method, str(batch_size), device.type]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
             if ended.returncode:
                 raise UserError(f"method={method} ended with exit code {ended.returncode}: {ended.stderr.strip()[-300:]}")
@@ -72,3 +72,13 @@ def held(classifier: Classifier, device: torch.device, progress: tqdm[Any]) -> l
             what = f"{', '.join(names)}: held after {at} images"
             found.append(Figure(classifier.name, what, held_memory(device) / 2**20, "MiB"))
     return found
+
+
+def main(model: str, method: str, batch_size: str, device: str) -> None:
+    """A process of :func:`peaks`: prints the peak of one method."""
+    register_torchvision([f"model={model}"])
+    print(peak(model, method, int(batch_size), torch.device(device)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

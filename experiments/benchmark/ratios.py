@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from experiments.benchmark import library
-from experiments.benchmark.common import Figure, as_loaded, explainer, photograph
+from experiments.benchmark.bench import CURVES, Bench, ProfiledEngine
+from experiments.benchmark.common import Figure, explainer, photograph
 from experiments.benchmark.start import first_record
 from experiments.cell.prefetch import load
 from experiments.jobs.machine import held_memory, in_turn, timed
@@ -26,9 +28,6 @@ from suny.explanation import Explainer, upsample
 from suny.images.demo import Demo
 from suny.interventions.causes import FeatureCauses, FilterCauses
 from suny.interventions.pixels import pixel_order, rise_kernel
-
-# passes of the bare network that its throughput is measured with, in batches
-_PLENTY = 24
 
 
 class Ratios:
@@ -44,12 +43,9 @@ class Ratios:
     PARTS = ("throughput", "curves", "cams", "first_result", "growth", "profile")
 
     def __init__(self, classifier: Classifier, device: torch.device, seconds: float, quick: bool) -> None:
+        self.bench = Bench(classifier, device, seconds, quick=quick)
         self.classifier, self.device, self.seconds, self.quick = classifier, device, seconds, quick
-        self.engine = Engine.of(classifier, device)
-        self.loaded, self.layer = as_loaded(classifier, device)
-        self.image, self.target = photograph(classifier, self.engine)
-        self.batch = self.image.expand(self.engine.batch_size, -1, -1, -1).contiguous()
-        self.laid_out = self.batch.contiguous(memory_format=torch.channels_last)  # as methods hand their images over
+        self.engine, self.image, self.target = self.bench.engine, self.bench.image, self.bench.target
 
     def measure(self, progress: tqdm[Any]) -> list[Figure]:
         figures = []
@@ -61,17 +57,12 @@ class Ratios:
         return figures
 
     def throughput(self) -> Any:
-        """The prepared network beside the one a user loads; perturbation methods beside the prepared network."""
-        size, engine = len(self.batch), self.engine
-        alone, batches, own = in_turn(
-            [lambda: self._plain(self.batch[:1]), lambda: self._plain(self.batch), lambda: engine.logits(self.laid_out)],
-            self.device,
-            self.seconds,
-        )
-        yield "network as loaded, one image a pass", 1 / alone, "images/s"
-        yield f"network as loaded, batches of {size}", size / batches, "images/s"
-        yield f"network prepared, batches of {size}", size / own, "images/s"
-        yield "  of the network as loaded, the same batches", 100 * batches / own, "%"
+        """The prepared network beside the one that a user loads; perturbation methods beside the prepared network."""
+        size, taken = len(self.bench.batch), self.bench.throughput()
+        yield "network as loaded, one image a pass", 1 / taken.single, "images/s"
+        yield f"network as loaded, batches of {size}", 1 / taken.loaded, "images/s"
+        yield f"network prepared, batches of {size}", 1 / taken.prepared, "images/s"
+        yield "  of the network as loaded, the same batches", 100 * taken.loaded / taken.prepared, "%"
         few = ["method.k=3", "method.prescreen=8"] if self.quick else []
         works = {
             "suny": explainer("method=suny", *few),
@@ -80,9 +71,9 @@ class Ratios:
             "occlusion": explainer("method=occlusion"),
         }
         for name, method in works.items():
-            share = self._share(lambda method=method: self._explain(method))  # type: ignore[misc]
-            yield f"{name}: of the prepared network's throughput", share, "%"
-        yield "deletion and insertion, 225 points: of the prepared network's throughput", self._share(self._curves), "%"
+            share = self.bench.share(partial(self.bench.explain, method))
+            yield f"{name}: of the prepared network's throughput", share.percent, "%"
+        yield f"{CURVES}: of the prepared network's throughput", self.bench.share(self.bench.curves).percent, "%"
 
     def curves(self) -> Any:
         """Deletion and insertion beside one pass a point, as it is commonly written."""
@@ -95,7 +86,7 @@ class Ratios:
             found.append((Deletion(points=points).measure(case), Insertion(points=points).measure(case)))
 
         def loop() -> None:
-            found.append(_stepwise(self._plain, self.image, int(self.target), saliency, points))
+            found.append(_stepwise(self.bench.plain, self.image, int(self.target), saliency, points))
 
         fast, slow = in_turn([ours, loop], self.device, self.seconds, warm=False)
         yield f"deletion and insertion, {points} points", fast, "s"
@@ -110,9 +101,11 @@ class Ratios:
         )
         for title, kind, name in pairs:
             method = explainer(f"method={name}")
-            self._explain(method)  # warm
+            self.bench.explain(method)  # warm
             before, ours = self._clocked(method)
-            low, theirs = library.whole(kind, self.loaded, self.layer, self.image, self.target, len(self.batch))
+            low, theirs = library.whole(
+                kind, self.bench.loaded, self.bench.layer, self.image, self.target, len(self.bench.batch)
+            )
             after, _ = self._clocked(method)
             # the library divides by the logit, ours by its absolute value
             sign = 1.0 if name != "ablationcam" else float(self.engine.logits(self.image)[0, int(self.target)].sign())
@@ -139,7 +132,7 @@ class Ratios:
 
         def suny(k: int) -> Callable[[], Any]:
             method = explainer("method=suny", f"method.k={k}", "method.prescreen=16")
-            return lambda: self._explain(method)
+            return lambda: self.bench.explain(method)
 
         yield from self._series("suny, k = {}", ks, suny, lambda k: 2 ** (k + 1) - 2 * k + 2 * 16)
 
@@ -195,13 +188,13 @@ class Ratios:
 
     def profile(self) -> Any:
         """Where time goes: in the network, in making perturbed images, elsewhere."""
-        engine = Profiled(self.classifier.network, self.classifier.target_layer, self.engine.size, self.device)
+        engine = ProfiledEngine(self.classifier.network, self.classifier.target_layer, self.engine.size, self.device)
         few = ["method.k=3", "method.prescreen=8"] if self.quick else []
         works: dict[str, Callable[[], Any]] = {
-            name: lambda name=name: self._explain(explainer(f"method={name}", *(few if name == "suny" else [])), engine)  # type: ignore[misc]
+            name: partial(self.bench.explain, explainer(f"method={name}", *(few if name == "suny" else [])), engine)
             for name in ("suny", "scorecam", "suny_filter", "gradcam")
         }
-        works["deletion and insertion"] = lambda: self._curves(engine)
+        works["deletion and insertion"] = partial(self.bench.curves, engine)
         for name, work in works.items():
             work()
             engine.spent = dict.fromkeys(engine.spent, 0.0)
@@ -217,39 +210,10 @@ class Ratios:
             (writing,) = in_turn([lambda: cell.append(dict(record))], self.device, min(self.seconds, 0.2))
         yield "a record written and synced", 1000 * writing, "ms"
 
-    def _plain(self, images: Tensor) -> Tensor:
-        """The network as a user loads it."""
-        with torch.inference_mode():
-            return self.loaded(images)
-
-    def _explain(self, method: Explainer, engine: Engine | None = None) -> Tensor:
-        return method.explain(engine or self.engine, self.image, self.target, [0]).saliency[0]
-
     def _clocked(self, method: Explainer) -> tuple[float, Tensor]:
-        found: list[Tensor] = []
-        seconds = timed(lambda: found.append(self._explain(method)), self.device)
-        return seconds, found[0]
-
-    def _curves(self, engine: Engine | None = None) -> None:
-        engine = engine or self.engine
-        saliency = explainer("method=center").explain(engine, self.image, self.target, [0]).saliency[0]
-        case = Case(engine, self.image[0], int(self.target), saliency)
-        points = 9 if self.quick else 225
-        Deletion(points=points).measure(case)
-        Insertion(points=points).measure(case)
-
-    def _share(self, work: Callable[[], Any]) -> float:
-        """Forwards a second of some work, in percent of those of the bare network, which is timed before and after."""
-        engine, count = self.engine, _PLENTY * self.engine.batch_size
-
-        def bare() -> None:
-            engine.score(count, lambda part: self.laid_out[: part.stop - part.start], 0)
-
-        before = engine.cost
-        work()  # warm, and counted
-        forwards = (engine.cost - before).forwards
-        first, taken, last = in_turn([bare, work, bare], self.device, self.seconds, warm=False)
-        return 100 * (first + last) / (2 * count) / (taken / forwards)
+        maps: list[Tensor] = []
+        seconds = timed(lambda: maps.append(self.bench.explain(method)), self.device)
+        return seconds, maps[0]
 
     def _series(
         self, title: str, values: Sequence[int], work: Callable[[int], Callable[[], Any]], expected: Callable[[int], float]
@@ -259,36 +223,6 @@ class Ratios:
             yield title.format(value), seconds, "s"
         grown = (taken[-1] / taken[0]) / (expected(values[-1]) / expected(values[0]))
         yield f"  growth from {values[0]} to {values[-1]}, over that of the work (1: linear)", grown, ""
-
-
-class Profiled(Engine):
-    """An engine that adds up where its time goes (seconds)."""
-
-    def __init__(self, *settings: Any, **keys: Any) -> None:
-        self.spent = {"in the network": 0.0, "making its inputs": 0.0}
-        super().__init__(*settings, **keys)
-
-    def activations(self, images: Tensor) -> Any:
-        return self._adding("in the network", lambda: super(Profiled, self).activations(images))
-
-    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._adding("in the network", lambda: super(Profiled, self).activation_gradient(images, targets))
-
-    def _batched(
-        self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool
-    ) -> Tensor:
-        return super()._batched(
-            count,
-            lambda part: self._adding("making its inputs", lambda: build(part)),
-            lambda images: self._adding("in the network", lambda: run(images)),
-            *kind,
-            **named,
-        )
-
-    def _adding(self, where: str, work: Callable[[], Any]) -> Any:
-        found: list[Any] = []
-        self.spent[where] += timed(lambda: found.append(work()), self.device)
-        return found[0]
 
 
 def _stepwise(

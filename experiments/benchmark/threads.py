@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.benchmark import memory
+from experiments.benchmark.bench import ProfiledEngine
 from experiments.benchmark.common import explainer, network, photograph
-from experiments.benchmark.ratios import Profiled
 from experiments.cell.prefetch import load
 from experiments.command import configuration as config
 from experiments.jobs.machine import timed
@@ -76,7 +76,7 @@ class Row:
     all_threads_busy: float
 
 
-def parts() -> list[str]:
+def works() -> list[str]:
     """What is measured: methods, then the rest."""
     return [*sorted({*memory.methods(), *_SETTINGS} - {*_WITHIN}), *_WORK]
 
@@ -86,8 +86,8 @@ def ratios(models: Sequence[str], seconds: float, some: Sequence[str], progress:
 
     Args:
         models: networks.
-        seconds: how long a part is measured, of :func:`parts`, alone and beside the loops each.
-        some: of :func:`parts`.
+        seconds: how long a part is measured, of :func:`works`, alone and beside the loops each.
+        some: of :func:`works`.
         progress: two steps a part.
     """
     rows = []
@@ -224,7 +224,7 @@ class _Bench:
         return dict(zip(_WORK, works, strict=True))[what]
 
 
-class _Sparing(Profiled):
+class _Sparing(ProfiledEngine):
     """An engine that builds every batch, and runs the network on some."""
 
     def __init__(self, *settings: Any, **keys: Any) -> None:
