@@ -72,7 +72,7 @@ def _rewrite_digest(folder: Path, photos: Path) -> None:
 
     digest = ImageFolder(name="imagefolder", root=str(photos)).load().digest
     card = (folder / "card.yaml").read_text()
-    (folder / "card.yaml").write_text(re.sub(r"(images:\n  count: \d+\n  sha256: )\w+", rf"\g<1>{digest}", card))
+    (folder / "card.yaml").write_text(re.sub(r"(images:\n +count: \d+\n +sha256: )\w+", rf"\g<1>{digest}", card))
 
 
 def pieces(page: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
