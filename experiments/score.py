@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.cell.cell import run_cell
 from experiments.cell.ending import FinishedCell
 from experiments.command import configuration as config
+from experiments.command.options import wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.reading import read_result
 from experiments.tables import cell_table
@@ -25,7 +26,7 @@ from suny.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    if not arguments or any(a in ("-h", "--help") for a in arguments):
+    if not arguments or wants_help(arguments):
         print(__doc__)
         return EXIT_OK
     folder, overrides = Path(arguments[0]).expanduser().resolve(), list(arguments[1:])
@@ -38,14 +39,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{fixed[0]}: the maps are given; choose metrics=, points=, dataset.root=, results_dir= and the like.")
     made = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))["configuration"]
     kept = {k: made[k] for k in ("dataset", "model", "seed", "target", "precision", "compile") if k in made}
-    asked = composed([o for o in overrides if not o.startswith("dataset.")])
+    method = {"_target_": "baselines.precomputed.Precomputed", "name": made["method"]["name"], "maps": str(folder / "maps")}
+    moved = [o for o in overrides if o.startswith("dataset.")]
+    asked = composed([o for o in overrides if o not in moved])
     if not any(o.startswith("results_dir=") for o in overrides):
         asked.results_dir = str(folder.parents[2])
-    for override in (o for o in overrides if o.startswith("dataset.")):
-        key, _, value = override.removeprefix("dataset.").partition("=")
-        kept["dataset"][key] = yaml.safe_load(value)
-    method = {"_target_": "baselines.precomputed.Precomputed", "name": made["method"]["name"], "maps": str(folder / "maps")}
-    cfg = OmegaConf.merge({k: v for k, v in asked.items() if k not in (*kept, "method")}, kept, {"method": method})
+    others = {k: v for k, v in asked.items() if k not in (*kept, "method")}
+    cfg = OmegaConf.merge(others, kept, {"method": method}, OmegaConf.from_dotlist(moved))
     run = config.read(cast(DictConfig, cfg))
     cell = run_cell(run)
     if isinstance(cell, FinishedCell):

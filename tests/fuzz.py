@@ -16,19 +16,22 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from unittest import mock
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import Field
 
 import suny  # noqa: F401 - before anything imports torchvision
-from experiments.command.program import EXIT_OK, guarded, pairs
+from experiments.command.options import Names, Positive, parse
+from experiments.command.program import EXIT_OK, guarded
 from experiments.store.reading import entry_of, failures_of
-from experiments.store.records import DONE, CellFolder, digest_of, read_records
+from experiments.store.records import CELL, CellFolder, digest_of, read_records
 from metrics.deletion_insertion import Deletion
+from suny.configured import configured
 from suny.errors import UserError
 from suny.images import decode as decoding
 from suny.images.cub import Cub
@@ -177,16 +180,16 @@ class Records:
         path.write_bytes(content)
         bad.unlink(missing_ok=True)
         try:
-            with CellFolder.open(self.folder, DONE) as cell:
+            with CellFolder.open(self.folder, CELL) as cell:
                 records = list(cell.records.values())
         except UserError:
             assert path.read_bytes() == content  # nothing is thrown away unasked
             raise
-        assert read_records(self.folder, DONE) == records
+        assert read_records(self.folder, CELL) == records
         *lines, _ = content.split(b"\n")
         aside = bad.read_bytes().split(b"\n")[:-1] if bad.exists() else []
         assert sorted([*path.read_bytes().split(b"\n")[:-1], *aside]) == sorted(lines)
-        with CellFolder.open(self.folder, DONE) as cell:
+        with CellFolder.open(self.folder, CELL) as cell:
             assert not cell.repairs
             assert list(cell.records.values()) == records
         assert len({r["image"] for r in records}) == len(records)
@@ -261,19 +264,27 @@ def fuzz(name: str, examples: int, start: int, shrink: bool = True) -> int:
     return tried
 
 
+@configured
+class Options:
+    """The keys of this command."""
+
+    minutes: Positive = 3.0
+    parser: Names = tuple(PARSERS)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 def main(arguments: Sequence[str]) -> int:
-    given_keys = pairs(arguments, {"minutes": "3", "parser": ",".join(PARSERS), "seed": "0"})
-    names = given_keys["parser"].split(",")
-    unknown = sorted(set(names) - set(PARSERS))
+    options = parse(Options, arguments)
+    unknown = sorted(set(options.parser) - set(PARSERS))
     if unknown:
         raise UserError(f"parser={unknown[0]} is unknown: choose of {', '.join(PARSERS)}.")
-    for name in names:
-        tried, begun, start = 0, time.monotonic(), int(given_keys["seed"])
-        while time.monotonic() - begun < 60 * float(given_keys["minutes"]):
+    for name in options.parser:
+        tried, begun, start = 0, time.monotonic(), options.seed
+        while time.monotonic() - begun < 60 * options.minutes:
             tried += fuzz(name, 2000, start)
             start += 1
         minutes = (time.monotonic() - begun) / 60
-        print(f"{name}: {tried} inputs in {minutes:.1f} minutes, seeds {given_keys['seed']}..{start - 1}", flush=True)
+        print(f"{name}: {tried} inputs in {minutes:.1f} minutes, seeds {options.seed}..{start - 1}", flush=True)
     return EXIT_OK
 
 

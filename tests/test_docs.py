@@ -391,7 +391,7 @@ def test_dead_references_are_found() -> None:
     assert resolves("Cell.compute", "experiments.cell.cell", ["Cell"])
     assert resolves("suny.games.values", "experiments.cell.cell", [])
     assert not resolves("Cell.computes", "experiments.cell.cell", ["Cell"])
-    assert not resolves("suny.method.values", "experiments.cell.cell", [])
+    assert not resolves("suny.games.values", "experiments.cell.cell", [])
 
 
 # defaults

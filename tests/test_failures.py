@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from experiments import failures
 from experiments.command.program import guarded
+from experiments.failures.__main__ import main
+from experiments.failures.cases import MAPS, family_of_outputs
+from experiments.failures.parts import part_table
 from experiments.store.records import read_records
 from suny.classifiers.checkpoint import Trained, write_checkpoint
 from suny.classifiers.classifier import Classifier
@@ -76,23 +78,26 @@ def test_all_or_none_are_no_family(members: set[int]) -> None:
 )
 def test_a_family_is_those_of_the_same_last_word(predicted: int, true: int, name: str, members: set[int]) -> None:
     classifier = named("001.Black_footed_Albatross", "003.Sooty_Albatross", "006.Least_Auklet", "004.Groove_billed_Ani")
-    assert failures.family(classifier, predicted, true) == (name, members)
+    assert family_of_outputs(classifier, predicted, true) == (name, members)
 
 
 def test_a_family_that_is_everything_is_the_prediction() -> None:
-    assert failures.family(named("cats", "dogs"), 1, 0) == ("dogs", {1})
-    assert failures.family(named("great grey owl, great gray owl, Strix nebulosa", "barn_owl", "hen"), 0, 1) == ("owl", {0, 1})
+    assert family_of_outputs(named("cats", "dogs"), 1, 0) == ("dogs", {1})
+    assert family_of_outputs(named("great grey owl, great gray owl, Strix nebulosa", "barn_owl", "hen"), 0, 1) == (
+        "owl",
+        {0, 1},
+    )
 
 
 # the table
 
 
 def record(visible: list[str], **hits: list[str]) -> dict[str, Any]:
-    return {"visible": visible, "maps": {key: {"hit": hits.get(key, [])} for key in failures.MAPS}}
+    return {"visible": visible, "maps": {key: {"hit": hits.get(key, [])} for key in MAPS}}
 
 
 def test_part_hits_are_counted_where_the_part_is_visible() -> None:
-    table = failures.part_table(
+    table = part_table(
         [
             record(["beak", "tail"], family=["beak", "tail"], true=["beak"]),
             record(["beak"], family=["beak"], predicted=["beak"]),
@@ -153,7 +158,7 @@ def command(
         given = [*own, *data, "method=suny_filter", *arguments]
         monkeypatch.setattr(sys, "argv", ["failures", *given])
         capsys.readouterr()
-        code = guarded(lambda: failures.main(given))
+        code = guarded(lambda: main(given))
         return Ended(code, *capsys.readouterr())
 
     return call
@@ -175,8 +180,8 @@ def test_cases_are_laid_out_and_not_done_again(command: Cli, tmp_path: Path) -> 
         assert Image.open(folder / "cases" / f"{r['image']}.png").width > 1000
     table = pd.read_csv(folder / "part_hits.csv")
     assert table[["part", "visible"]].values.tolist() == [["beak", 2]]
-    hits = {key: sum("beak" in r["maps"][key]["hit"] for r in records) for key in failures.MAPS}
-    assert table.iloc[0][list(failures.MAPS)].to_dict() == hits
+    hits = {key: sum("beak" in r["maps"][key]["hit"] for r in records) for key in MAPS}
+    assert table.iloc[0][list(MAPS)].to_dict() == hits
 
     before = (folder / "records.jsonl").read_bytes()
     assert command("cases=2").out == ended.out
@@ -206,5 +211,5 @@ def test_mistakes(command: Cli, arguments: list[str], said: str) -> None:
 
 
 def test_without_arguments_it_says_how(capsys: pytest.CaptureFixture[str]) -> None:
-    assert failures.main([]) == 0
+    assert main([]) == 0
     assert "python -m experiments.failures dataset=cub" in capsys.readouterr().out

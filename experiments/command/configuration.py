@@ -108,6 +108,11 @@ class Run:
     cache: FileCache
 
 
+def choices(group: str) -> list[str]:
+    """The names of a group's conf files."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
 def register_torchvision(arguments: Sequence[str]) -> None:
     """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own.
 
@@ -260,7 +265,7 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     missing = re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text)
     if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
         group, name = missing[1], missing[2]
-        files = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        files = choices(group)
         more, said = (names(), " and every torchvision classifier") if group == "model" else ([], "")
         if group == "hydra/launcher":
             files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]

@@ -16,33 +16,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from tqdm import tqdm
 
-from experiments.command.program import EXIT_OK, guarded, pairs
+from experiments.command.options import Count, OptionalPlace, Place, parse, wants_help
+from experiments.command.program import EXIT_OK, guarded
 from experiments.figures.drawing import figures, save, styled
 from experiments.store.reading import read_results
-from suny.errors import UserError
+from suny.configured import configured
+
+
+@configured
+class Options:
+    """The keys of this command."""
+
+    results_dir: Place = Path("results/runs")
+    out: OptionalPlace = None
+    images: Count = 6
+    strips: Count = 0
+    root: Annotated[str, Field(alias="dataset.root")] = ""
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments):
+    if wants_help(arguments):
         print(__doc__)
         return EXIT_OK
-    defaults = {"results_dir": "results/runs", "out": "", "images": "6", "strips": "0", "dataset.root": ""}
-    keys = pairs(arguments, defaults)
-    counts = {}
-    for key in ("images", "strips"):
-        if not keys[key].isdecimal():
-            raise UserError(f"{key}={keys[key]}: give a number of images.")
-        counts[key] = int(keys[key])
-    source = Path(keys["results_dir"]).expanduser()
-    out = Path(keys["out"]).expanduser() if keys["out"] else source / "figures"
-    results = read_results(source)
+    options = parse(Options, arguments)
+    out = options.out or options.results_dir / "figures"
+    drawn = figures(read_results(options.results_dir), options.root or None, options.images, options.strips)
     with styled():
-        for name, draw in tqdm(
-            figures(results, keys["dataset.root"] or None, counts["images"], counts["strips"]).items(), unit="figure"
-        ):
+        for name, draw in tqdm(drawn.items(), unit="figure"):
             save(draw(), out / name)
             tqdm.write(str(out / f"{name}.pdf"))
     return EXIT_OK

@@ -15,23 +15,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from experiments.command.program import EXIT_OK, guarded, pairs
+from pydantic import Field
+
+from experiments.command.options import Count, Place, parse, wants_help
+from experiments.command.program import EXIT_OK, guarded
 from experiments.report.page import page
 from experiments.store.reading import read_results
 from experiments.store.records import write_atomically, writing
-from suny.errors import UserError
+from suny.configured import configured
+
+
+@configured
+class Options:
+    """The keys of this command."""
+
+    results_dir: Place = Path("results/runs")
+    out: Place = Path("report.html")
+    images: Count = 1000
+    root: Annotated[str, Field(alias="dataset.root")] = ""
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments):
+    if wants_help(arguments):
         print(__doc__)
         return EXIT_OK
-    keys = pairs(arguments, {"results_dir": "results/runs", "out": "report.html", "images": "1000", "dataset.root": ""})
-    if not keys["images"].isdecimal():
-        raise UserError(f"images={keys['images']}: give a number of images.")
-    out = Path(keys["out"]).expanduser()
-    text = page(read_results(Path(keys["results_dir"]).expanduser()), int(keys["images"]), keys["dataset.root"] or None)
+    options = parse(Options, arguments)
+    out = options.out
+    text = page(read_results(options.results_dir), options.images, options.root or None)
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())

@@ -24,7 +24,7 @@ from experiments.command.configuration import CONF, NAME, make_target
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.card import metric_of, name_of_column, settings_of
-from experiments.store.records import DONE, CellFolder, Record, digest_of, read_records
+from experiments.store.records import CELL, CellFolder, Record, digest_of, read_records
 from metrics.base import Metric
 from metrics.statistics import Entry, mean_interval, paired
 from suny.errors import UserError
@@ -227,7 +227,7 @@ def _card_and_records(folder: Path) -> tuple[dict[str, Any], dict[str, Record]]:
     names = [card["identity"].get(group, {}).get("name") for group in ("dataset", "model", "method")]
     if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
         raise UserError(f"{folder}/card.yaml is damaged (names: {names!a}): move the folder {folder} away.")
-    return card, {r["image"]: r for r in sorted(read_records(folder, DONE), key=lambda r: r["image"])}
+    return card, {r["image"]: r for r in sorted(read_records(folder, CELL), key=lambda r: r["image"])}
 
 
 def _settings(card: Mapping[str, Any]) -> list[dict[str, str]]:

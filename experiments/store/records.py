@@ -49,8 +49,8 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Kept(pydantic.BaseModel):
-    """What every record has, whatever else it has."""
+class AnyRecord(pydantic.BaseModel):
+    """The keys that every record has, whatever else it has."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
@@ -58,8 +58,8 @@ class Kept(pydantic.BaseModel):
     status: str
 
 
-class _Counted(Kept):
-    """Of an image that the benchmark has done."""
+class _FailureRecord(AnyRecord):
+    """The keys of an image that could not be explained."""
 
     status: Literal["unreadable", "missing", "no_map"]
     label: int | None
@@ -67,8 +67,8 @@ class _Counted(Kept):
     seconds: _Finite
 
 
-class _Explained(_Counted):
-    """Of one that was explained, beside a key a metric."""
+class _ExplainedRecord(_FailureRecord):
+    """The keys of an image that was explained, beside one key per column."""
 
     status: Literal["ok", "degenerate"]  # type: ignore[assignment]
     target: int
@@ -83,10 +83,10 @@ class _Explained(_Counted):
     diagnostics: dict[str, Any]
 
 
+# A contract says which keys the records of a folder have: those of cells, or any.
 Contract = pydantic.TypeAdapter[Any]
-
-KEPT: Contract = pydantic.TypeAdapter(Kept)
-DONE: Contract = pydantic.TypeAdapter(Annotated[_Counted | _Explained, Field(discriminator="status")])
+ANY: Contract = pydantic.TypeAdapter(AnyRecord)
+CELL: Contract = pydantic.TypeAdapter(Annotated[_FailureRecord | _ExplainedRecord, Field(discriminator="status")])
 
 
 class CellFolder:
@@ -101,7 +101,7 @@ class CellFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, contract: Contract = KEPT, wait: float = 0) -> Iterator[CellFolder]:
+    def open(cls, folder: Path, contract: Contract = ANY, wait: float = 0) -> Iterator[CellFolder]:
         """Creates or reopens a cell for writing: takes the lock, reads the records, repairs what a crash tore.
 
         What was repaired is in ``repairs``, a sentence each.
@@ -264,7 +264,7 @@ def replacing(path: Path) -> Iterator[Path]:
     os.replace(temporary, path)
 
 
-def read_records(folder: Path, contract: Contract = KEPT) -> list[Record]:
+def read_records(folder: Path, contract: Contract = ANY) -> list[Record]:
     """The complete records of a cell, one per image in the order of their first writing, without opening it for writing.
 
     Those of its shards follow its own.

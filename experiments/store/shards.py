@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from experiments.command.configuration import Shard
-from experiments.store.records import DONE, PARTS, CellFolder, Record, extended, holder, read_records
+from experiments.store.records import CELL, PARTS, CellFolder, Record, extended, holder, read_records
 from suny.errors import UserError
 
 # for how long a shard waits for others that enter or merge, seconds
@@ -43,22 +43,22 @@ def entered(folder: Path, shard: Shard) -> Iterator[tuple[CellFolder, Callable[[
         UserError: the folder can't be written, or other processes compute the same images.
     """
     if shard.whole:
-        with CellFolder.open(folder, DONE) as cell:
+        with CellFolder.open(folder, CELL) as cell:
             _refuse(_running(folder))
             yield cell, lambda: nullcontext(cell)
         return
-    whole = partial(CellFolder.open, folder, DONE, PATIENCE)
+    whole = partial(CellFolder.open, folder, CELL, PATIENCE)
     with ExitStack() as held:
         with whole():  # nobody removes a shard's folder while it is entered
             _refuse(p for p in _running(folder) if not p.name.endswith(shard.name.partition("-")[2]))
-            own = held.enter_context(CellFolder.open(folder / PARTS / shard.name, DONE))
+            own = held.enter_context(CellFolder.open(folder / PARTS / shard.name, CELL))
         yield own, whole
 
 
 def recorded(cell: CellFolder) -> dict[str, Record]:
     """All records of a cell and its shards, one an image."""
     records = dict(cell.records)
-    for record in itertools.chain.from_iterable(read_records(part, DONE) for part in _parts(cell.folder)):
+    for record in itertools.chain.from_iterable(read_records(part, CELL) for part in _parts(cell.folder)):
         records[record["image"]] = extended(records.get(record["image"]), record)
     return records
 

@@ -7,31 +7,44 @@ out=DIR           where the tables go; default: the folder tables in results_dir
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded, pairs
+from experiments.command.options import OptionalPlace, Place, parse, wants_help
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded
 from experiments.store.reading import read_results
 from experiments.store.records import write_atomically, writing
 from experiments.studies import search
 from experiments.tables import build
+from suny.configured import configured
 
 _FILES = (*build.FILES, *search.FILES)
 
 
+@configured
+class Options:
+    """The keys of this command."""
+
+    results_dir: Place = Path("results/runs")
+    out: OptionalPlace = None
+
+
 def main(arguments: Sequence[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments):
+    if wants_help(arguments):
         print(__doc__)
         return EXIT_OK
-    keys = pairs([a for a in arguments if a != "--check"], {"results_dir": "results/runs", "out": ""})
-    source = Path(keys["results_dir"]).expanduser()
-    out = Path(keys["out"]).expanduser() if keys["out"] else source / "tables"
-    results = read_results(source)
+    options = parse(Options, [a for a in arguments if a != "--check"])
+    out = options.out or options.results_dir / "tables"
+    results = read_results(options.results_dir)
     files = build.build(results, out) | search.build(results)
     if "--check" in arguments:
-        return _check(files, out)
+        outdated = build.find_outdated(files, out, _FILES)
+        for line in outdated:
+            print(f"error: {line}", file=sys.stderr)
+        if not outdated:
+            print(f"{len(files)} tables in {out} are as the records give them")
+        return EXIT_DEFECT if outdated else EXIT_OK
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -40,30 +53,6 @@ def main(arguments: Sequence[str]) -> int:
             (out / name).unlink(missing_ok=True)
     print("\n".join(str(out / name) for name in files))
     return EXIT_OK
-
-
-def _check(files: dict[str, str], out: Path) -> int:
-    """Says of every table that is not as the records give it what is other."""
-    wrong = []
-    for name in _FILES:
-        path, text = out / name, files.get(name)
-        there = path.read_text(encoding="utf-8") if path.exists() else None
-        if there == text:
-            continue
-        if text is None:
-            wrong.append(f"{path}: no records give it")
-        elif there is None:
-            wrong.append(f"{path}: is not there")
-        else:
-            pairs = itertools.zip_longest(there.splitlines(), text.splitlines())
-            other = ((at, old, new) for at, (old, new) in enumerate(pairs, 1) if old != new)
-            line, old, new = next(other, (0, "", ""))  # or the ends of the lines are other
-            wrong.append(f"{path}, line {line}: is {old!r}, the records give {new!r}")
-    for text in wrong:
-        print(f"error: {text}", file=sys.stderr)
-    if not wrong:
-        print(f"{len(files)} tables in {out} are as the records give them")
-    return EXIT_DEFECT if wrong else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,3 +55,29 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
     files["published.md"] = published.markdown(results, lines)
     files["published.csv"] = published.tidy(lines)
     return files
+
+
+def find_outdated(files: Mapping[str, str], folder: Path, names: Sequence[str] = FILES) -> list[str]:
+    """The tables in a folder that are not as the records give them, a line each.
+
+    Args:
+        files: what the records give (:func:`build`).
+        folder: where the tables lie.
+        names: the files that may lie there.
+    """
+    outdated = []
+    for name in names:
+        path, text = folder / name, files.get(name)
+        there = path.read_text(encoding="utf-8") if path.exists() else None
+        if there == text:
+            continue
+        if text is None:
+            outdated.append(f"{path}: no records give it")
+        elif there is None:
+            outdated.append(f"{path}: is not there")
+        else:
+            lines = itertools.zip_longest(there.splitlines(), text.splitlines())
+            different = ((at, old, new) for at, (old, new) in enumerate(lines, 1) if old != new)
+            line, old, new = next(different, (0, "", ""))  # line ends alone may differ
+            outdated.append(f"{path}, line {line}: is {old!r}, the records give {new!r}")
+    return outdated

@@ -1,0 +1,54 @@
+"""Cells in a few lines each, so that their folders can be told apart by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.store.reading import Result, differing
+
+# Digests that say nothing where settings say why they differ, and the group of these settings.
+_EXPLAINED = {"images": "dataset.", "weights": "model."}
+
+
+def describe(results: Sequence[Result], cells: Sequence[Sequence[Result]], root: Path) -> str:
+    """One cell in a few lines.
+
+    Args:
+        results: the cell (:func:`experiments.store.reading.read_cell`).
+        cells: all cells that are listed.
+        root: folders are named from there.
+    """
+    first = results[0]
+    neighbours = [c[0] for c in cells if _names(c[0]) == _names(first)]
+    keys = differing([_flatten(n.identity) for n in neighbours])
+    digests = [g for g, settings in _EXPLAINED.items() if any(k.startswith(settings) for k in keys)]
+    shown = [k for k in keys if k.partition(".")[0] not in digests]
+    own = _flatten(first.identity)
+    state = "complete" if first.complete else "unfinished"
+    lines = [f"{first.folder.relative_to(root).as_posix()}   {len(first.records)} of {first.count} images, {state}"]
+    if shown:
+        lines.append(f"    differs in {', '.join(f'{k}={_shorten(own.get(k))}' for k in shown)}")
+    counts = {key: sum(key in r for r in first.records.values()) for key in first.card["columns"]}
+    columns = [key if n == len(first.records) else f"{key} (of {n} images)" for key, n in counts.items()]
+    lines.append(f"    {', '.join(columns) or 'no column'}")
+    return "\n".join(lines)
+
+
+def _names(result: Result) -> tuple[str, str, str]:
+    return result.dataset, result.model, result.method
+
+
+def _flatten(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in identity.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shorten(value: Any) -> str:
+    """A value as text, of a SHA-256 its first eight digits."""
+    text = "null" if value is None else str(value)
+    return text[:8] if len(text) == 64 else text
