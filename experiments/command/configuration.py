@@ -39,6 +39,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # of data sets, networks and methods: folders and files are named by them
 NAME = re.compile(r"\w[\w.-]*")
 
+# The folders in conf of groups that Hydra names otherwise.
+_FOLDERS = {"hydra/launcher": "launchers"}
+
 _GROUPS = ("dataset", "model", "method", "metrics", "experiment")
 
 
@@ -263,12 +266,12 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     """
     text = str(error)
     missing = re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text)
-    if isinstance(error, MissingConfigException) and missing and (CONF / missing[1]).is_dir():
+    if isinstance(error, MissingConfigException) and missing and (CONF / _FOLDERS.get(missing[1], missing[1])).is_dir():
         group, name = missing[1], missing[2]
-        files = choices(group)
+        files = choices(_FOLDERS.get(group, group))
         more, said = (names(), " and every torchvision classifier") if group == "model" else ([], "")
         if group == "hydra/launcher":
-            files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]
+            files.append("basic")  # Hydra's own
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
     if isinstance(error, OverrideParseException):
         key, sign, value = str(error.override).partition("=")

@@ -1,7 +1,7 @@
 """Hydra's launchers of other processes, made for long work: one job that dies does not end the others, and is told at once.
 
 They build on the launchers of hydra-joblib-launcher and hydra-submitit-launcher, which need not be installed. Hydra finds
-plugins in a folder of this name beside the program; ``conf/launchers`` has their keys, ``conf/hydra/launcher`` presets of them.
+plugins in a folder of this name beside the program; ``conf/launchers`` has their keys, and presets of them.
 """
 
 from contextlib import suppress
