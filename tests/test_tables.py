@@ -355,6 +355,7 @@ def test_every_metric_of_a_table_exists() -> None:
             assert all(m in known or f"\n{m}:" in text for m in spec.measures), spec.name
 
 
+@pytest.mark.whole
 def test_the_committed_tables_are_those_of_the_committed_records() -> None:
     small = ROOT / "results" / "small"
     assert guarded(lambda: main([f"results_dir={small}", f"out={ROOT / 'results' / 'tables'}", "--check"])) == 0
