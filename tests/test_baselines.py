@@ -34,6 +34,7 @@ from suny.errors import UserError
 from suny.explanation import Explainer, upsample
 from suny.method.explainer import SunyExplainer
 
+from .cells import configuration
 from .conftest import SmallNet, Weighted, engine_for, noise
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml"))
@@ -54,7 +55,7 @@ QUICK = {
 
 def method(name: str, **keys: Any) -> Explainer:
     """A method as its conf file configures it, cheap enough for a test."""
-    node = dict(composed([f"method={name}"])["method"])
+    node = configuration(f"method={name}")["method"]
     if node["_target_"].endswith("SunyExplainer"):
         node |= {"k": 3, "prescreen": 4}
     return make_target(node | QUICK.get(name, {}) | keys, name, Explainer)
@@ -432,8 +433,8 @@ NETWORKS = [
 @pytest.mark.parametrize(("arch", "side"), NETWORKS)
 def test_methods_run_on_torchvisions_networks(arch: str, side: int) -> None:
     """Every implementation, on random weights; the sweeps over all channels on a small layer in the next test."""
-    config = composed([f"model={arch}"] if (CONF / "model" / f"{arch}.yaml").exists() else ["model=resnet50"])["model"]
-    node = dict(config) | {"name": arch, "arch": arch, "weights": "random", "weights_version": None, "crop": side}
+    config = configuration(f"model={arch}" if (CONF / "model" / f"{arch}.yaml").exists() else "model=resnet50")["model"]
+    node = config | {"name": arch, "arch": arch, "weights": "random", "weights_version": None, "crop": side}
     if arch not in ("vgg16", "inception_v3", "resnet50"):
         node |= {"target_layer": None}
     if arch == "inception_v3":

@@ -355,5 +355,6 @@ def test_every_metric_of_a_table_exists() -> None:
             assert all(m in known or f"\n{m}:" in text for m in spec.measures), spec.name
 
 
+@pytest.mark.whole
 def test_the_committed_tables_are_those_of_the_committed_records() -> None:
     assert guarded(lambda: main([f"results_dir={ROOT / 'results' / 'reference'}", "--check"])) == 0
