@@ -105,7 +105,7 @@ PARTS = {
             "throughput beside the plain network's, curves beside one pass per point, Score-CAM and Ablation-CAM\n"
             "beside pytorch-grad-cam's, time to first result, growth, profile; some minutes per network (the default)",
             _ONE,
-            lambda _: len(Ratios.PARTS),
+            lambda _: len(Ratios.SERIES),
             _each(lambda model, o, progress: Ratios(model, o.device, o.seconds, o.quick).measure(progress)),
         ),
         Part(
