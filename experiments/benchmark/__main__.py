@@ -72,7 +72,7 @@ class Part:
     """Something that the command measures.
 
     Args:
-        name: as in ``python -m experiments.benchmark NAME``.
+        name: the NAME of ``python -m experiments.benchmark NAME``.
         about: lines of the help.
         networks: those that are measured where no other ones are asked for.
         steps: how many steps of the progress bar each network takes.

@@ -69,10 +69,10 @@ class Difference:
     Args:
         network: its name.
         what: the method or metric.
-        precision: of the device.
+        precision: the precision on the device.
         value: the difference.
         most: the largest difference that is allowed; None: nothing is asked.
-        unit: of both numbers.
+        unit: the unit of both numbers.
     """
 
     network: str
@@ -113,7 +113,7 @@ class DeviceComparison:
         subject: the network and the images.
         device: the other device.
         root: a folder for images that are generated.
-        precisions: of the other device.
+        precisions: those of the other device that are compared.
     """
 
     def __init__(

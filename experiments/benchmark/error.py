@@ -60,7 +60,7 @@ def errors(
         overrides = [f"method={method}", "metrics=all", f"dataset.limit={limit or 'null'}"]
         run = config.read(composed(overrides))
         listed = run.dataset.load()
-        images = replace(listed, samples=tuple(replace(s, label=None) for s in listed.samples))  # of any network
+        images = replace(listed, samples=tuple(replace(s, label=None) for s in listed.samples))  # for any network
         cell = Cell(run, device, images, classifier)
         records: dict[str, list[Record]] = {}
         for name, engine in engines.items():

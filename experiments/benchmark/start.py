@@ -53,7 +53,7 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
 
     Args:
         classifier: the network of the run.
-        device: where it computes.
+        device: the device that computes.
         rounds: how often each is started.
         progress: advances once per round.
     """
@@ -91,7 +91,7 @@ def first_record(arguments: Sequence[str]) -> float:
     """Seconds of a run in a process of its own, from its start to its first record.
 
     Args:
-        arguments: of run.py, without ``results_dir``; the data set is the demo's first photograph.
+        arguments: those of run.py without ``results_dir``; the data set is the demo's first photograph.
 
     Raises:
         UserError: no record came.
