@@ -185,7 +185,7 @@ class Metric(Protocol):
         unit: the unit of the number.
         reference: paper and equation or section.
         version: the version of the protocol; raised whenever the same map could get another number.
-        needs: without which the metric is skipped.
+        needs: the metric is skipped without these.
         has_curve: optional; True for a metric that leaves a whole curve under its name in :attr:`Case.curves`.
 
     A metric over the whole data set that is no mean of numbers also has ``summarise(values, classes)``, its entry in a

@@ -316,7 +316,7 @@ def test_centred_eigencam_is_pytorch_grad_cams_up_to_its_sign() -> None:
     image = noise(1, 3, 96, 96)
     activation = engine_for(network, 96, "layer3").activations(image)[0]
     theirs = EigenCAM(network, []).get_cam_image(image, None, [], activation.numpy(), None, False)[0]
-    ours = EigenCam(centred=True)._projected(activation[0]).numpy()
+    ours = EigenCam(centred=True)._project(activation[0]).numpy()
     assert min(np.abs(ours - theirs).max(), np.abs(ours + theirs).max()) < 1e-3 * np.abs(theirs).max()
 
 
