@@ -33,25 +33,25 @@ from suny.interventions.causes import FilterCauses
 
 @configured
 class AblationCam:
-    """Ablation-CAM; one forward pass and one of the tail for each channel an image."""
+    """Ablation-CAM; per image one forward pass, and one pass of the tail per channel."""
 
     name: str = "ablationcam"
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
-        found = []
+        weighted = []
         for image, target in zip(images, targets.tolist(), strict=True):
-            activation, whole, without = ablated(engine, image, target, "logit")
-            found.append((activation, (whole - without) / (whole.abs() if float(whole) else 1.0)))
-        return _drawn(found, images)
+            activation, whole, without = ablate(engine, image, target, "logit")
+            weighted.append((activation, (whole - without) / (whole.abs() if float(whole) else 1.0)))
+        return _explanation(weighted, images)
 
 
 @configured
 class CexCnn:
-    """CexCNN; one forward pass and one of the tail for each channel an image.
+    """CexCNN; per image one forward pass, and one pass of the tail per channel.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         threshold: t as a fraction of the sum of all positive drops.
     """
 
@@ -60,23 +60,23 @@ class CexCnn:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
-        found = []
+        weighted = []
         for image, target in zip(images, targets.tolist(), strict=True):
-            activation, whole, without = ablated(engine, image, target, "probability")
-            drops = (whole - without).double().cpu()  # they are walked through one by one
+            activation, whole, without = ablate(engine, image, target, "probability")
+            drops = (whole - without).double().cpu()  # the loops below go through them one by one
             weights = responsibility(drops, self.threshold * float(drops.clamp(min=0).sum()))
-            found.append((activation, weights.to(activation)))
-        return _drawn(found, images)
+            weighted.append((activation, weights.to(activation)))
+        return _explanation(weighted, images)
 
 
-def _drawn(found: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> Explanation:
+def _explanation(weighted: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> Explanation:
     """Maps from each image's activation (C, h, w) and weights (C,), rectified and upsampled."""
-    low = torch.stack([torch.einsum("c,chw->hw", weights, activation) for activation, weights in found])
-    channels = torch.stack([weights.expand(2, -1) for _, weights in found])
+    low = torch.stack([torch.einsum("c,chw->hw", weights, activation) for activation, weights in weighted])
+    channels = torch.stack([weights.expand(2, -1) for _, weights in weighted])
     return Explanation(upsample(low.clamp(min=0), images.shape[-2:]), channels=channels)
 
 
-def ablated(engine: Engine, image: Tensor, target: int, output: Output) -> tuple[Tensor, Tensor, Tensor]:
+def ablate(engine: Engine, image: Tensor, target: int, output: Output) -> tuple[Tensor, Tensor, Tensor]:
     """The activation (C, h, w) of an image (3, H, W), the class's output, and the output without each filter (C,)."""
     activation, carried = engine.activations(image[None])
     channels = torch.eye(activation.shape[1], dtype=torch.bool, device=image.device)
@@ -100,9 +100,9 @@ def responsibility(drops: Tensor, threshold: float) -> Tensor:
     out[drops >= threshold] = 1.0
     partial = torch.nonzero((drops > 0) & (drops < threshold))[:, 0]
     order = partial[torch.argsort(drops[partial], descending=True, stable=True)]
-    running = drops[order].cumsum(0)  # of the largest 1, 2, ... of them
+    running = drops[order].cumsum(0)  # the sums of the largest 1, 2, ... of them
     for position, f in enumerate(order.tolist()):
-        # the others, largest first: before this filter's place they are the first ones, beyond it this one is left out
+        # The others, largest first: before this filter's place they are the first ones, beyond it this one is left out.
         sums = torch.cat([running[:position] + drops[f], running[position + 1 :]])
         enough = torch.nonzero(sums >= threshold)
         if len(enough):

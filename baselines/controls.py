@@ -77,7 +77,7 @@ class Edges:
     """The image's edges: the magnitude of the gradient of its brightness (Adebayo et al., 2018, use such a detector).
 
     Args:
-        sigma: of the Gaussian whose derivatives are taken, pixels.
+        sigma: standard deviation of the Gaussian whose derivatives are taken, pixels.
     """
 
     family: ClassVar[Family] = "control"
@@ -94,12 +94,12 @@ class Edges:
 
 @configured
 class RandomWeights:
-    """The explanation of a network with the same architecture and random weights: what comes of architecture and image alone.
+    """The explanation of a network with the same architecture and random weights: only architecture and image shape it.
 
     Args:
-        name: as in ``method=NAME``.
-        kind: the map that is drawn of it (:mod:`baselines.gradient_cams`).
-        seed: of the weights.
+        name: the NAME of ``method=NAME``.
+        kind: names the map that explains it (:mod:`baselines.gradient_cams`).
+        seed: draws the weights.
     """
 
     family: ClassVar[Family] = "control"
@@ -109,5 +109,5 @@ class RandomWeights:
     seed: Seed = 0
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """One forward and one backward pass of the tail an image; one network for all images."""
+        """One forward and one backward pass of the tail per image; one network for all images."""
         return Explanation(cam(engine.randomised(self.seed), images, targets, self.kind))

@@ -22,10 +22,10 @@ from suny.threads import one_thread
 
 @configured
 class EigenCam:
-    """Eigen-CAM; v_1 is taken with the sign for which the map's sum is positive. One forward pass an image.
+    """Eigen-CAM; v_1 is taken with the sign for which the map's sum is positive. One forward pass per image.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         centred: subtract each channel's mean first, as pytorch-grad-cam does.
     """
 
@@ -34,15 +34,15 @@ class EigenCam:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); the same map for every class."""
-        low = torch.stack([self._projected(engine.activations(image[None])[0][0].float()) for image in images])
+        low = torch.stack([self._project(engine.activations(image[None])[0][0].float()) for image in images])
         return Explanation(upsample(low.clamp(min=0), images.shape[-2:]))
 
     @one_thread
-    def _projected(self, activation: Tensor) -> Tensor:
+    def _project(self, activation: Tensor) -> Tensor:
         positions = activation.flatten(1).t()
         if self.centred:
             positions = positions - positions.mean(0)
         _, _, directions = torch.linalg.svd(positions, full_matrices=False)
-        # of centred maps the sum is 0: the sign is then that of the raw activation's projection
+        # The sum of centred maps is 0, so that the sign comes from the raw activation's projection.
         sign = torch.sign((activation.flatten(1).t() @ directions[0]).sum())
         return (sign * (positions @ directions[0])).reshape(activation.shape[1:])

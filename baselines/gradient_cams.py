@@ -43,11 +43,11 @@ _FORMULAS = {
 
 @configured
 class GradientCam:
-    """One of the maps above; one forward and one backward pass of the tail an image.
+    """One of the maps above; one forward and one backward pass of the tail per image.
 
     Args:
-        name: as in ``method=NAME``.
-        kind: which.
+        name: the NAME of ``method=NAME``.
+        kind: names the map.
     """
 
     name: str = "gradcam"
@@ -59,10 +59,10 @@ class GradientCam:
 
 
 def cam(engine: Engine, images: Tensor, targets: Tensor, kind: Kind) -> Tensor:
-    """Maps of a batch of any number, (B, H, W), >= 0."""
+    """Maps of a batch of any length, (B, H, W), >= 0."""
     library = getattr(pytorch_grad_cam, _FORMULAS[kind])(engine.network, [])
     low = []
-    for image, target in zip(images, targets, strict=True):  # one by one: a map must not depend on its batch mates
+    for image, target in zip(images, targets, strict=True):  # one by one, as a map must not depend on its batch mates
         activation, gradient = (x.cpu().numpy() for x in engine.activation_gradient(image[None], target[None]))
         low.append(torch.from_numpy(library.get_cam_image(image[None], engine.network.cut, [], activation, gradient, False)))
     return upsample(torch.cat(low).float().to(images.device).clamp(min=0), images.shape[-2:])

@@ -26,13 +26,13 @@ from suny.interventions.pixels import blend, truncated_gaussian
 
 @configured
 class GroupCam:
-    """Group-CAM; ``groups`` + 2 forward passes and one backward pass of the tail an image.
+    """Group-CAM; ``groups`` + 2 forward passes and one backward pass of the tail per image.
 
     Args:
-        name: as in ``method=NAME``.
-        groups: of consecutive channels.
-        percentile: of a group's map, below which it is set to 0 (the paper's de-noising); 0 for none.
-        kernel, sigma: of the blur, pixels.
+        name: the NAME of ``method=NAME``.
+        groups: how many groups the consecutive channels form.
+        percentile: values of a group's map below this percentile are set to 0 (the paper's de-noising); 0 for none.
+        kernel, sigma: side and standard deviation of the blur, pixels.
     """
 
     name: str = "groupcam"
@@ -55,7 +55,7 @@ class GroupCam:
             low = torch.where(low > limit, low, 0.0)
         masks = min_max(upsample(low, image.shape[-2:]))
         blurred = truncated_gaussian(image, self.kernel, self.sigma)
-        # the blurred image itself first: nothing kept
+        # The blurred image itself, of which nothing is kept, comes first.
         keep = torch.cat([torch.zeros_like(masks[:1]), masks])
         p = engine.score(len(keep), lambda part: blend(image, blurred, keep[part]), target)
         weights = (p[1:] - p[0]).clamp(min=0)

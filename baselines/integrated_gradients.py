@@ -3,7 +3,8 @@
     a = (I - I_0) * integral over t in [0, 1] of  d p_c / d I at I_0 + t (I - I_0)
 
 Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, eq. 1. I_0 is 0 of the normalised image
-(mean colour). The sum of a over the colours is drawn, its positive part: what speaks for the class. Implementation: captum.
+(mean colour). The map is the positive part of the sum of a over the colours, which speaks for the class.
+Implementation: captum.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ else:
 
 @configured
 class IntegratedGradients:
-    """Integrated gradients; ``steps`` forward and backward passes an image.
+    """Integrated gradients; ``steps`` forward and backward passes per image.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         steps: points of the integral (Gauss-Legendre).
     """
 

@@ -24,7 +24,7 @@ class Occlusion:
     """Occlusion by 0 of the normalised image (mean colour); where covering raises p_c the map is 0.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         window: side of the square, pixels; at most the image's.
         stride: step from one square to the next, pixels; at most ``window``.
     """
@@ -40,8 +40,8 @@ class Occlusion:
 
     def _map(self, engine: Engine, image: Tensor, target: int) -> Tensor:
         window = min(self.window, *image.shape[-2:])
-        # which pixels of an axis a square covers, by its place; the last square may reach beyond the image
-        rows, columns = (_covered(side, window, min(self.stride, window)).to(image) for side in image.shape[-2:])
+        # These say which pixels of an axis each square covers; the last square may reach beyond the image.
+        rows, columns = (_coverage(side, window, min(self.stride, window)).to(image) for side in image.shape[-2:])
         places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns))).to(image.device)
         blank = torch.zeros_like(image)
 
@@ -55,7 +55,7 @@ class Occlusion:
         return (rows.T @ fall @ columns / covering).clamp(min=0)
 
 
-def _covered(side: int, window: int, stride: int) -> Tensor:
+def _coverage(side: int, window: int, stride: int) -> Tensor:
     """Whether a pixel of an axis lies in a square, bool (squares, side); the squares cover all pixels."""
     starts = torch.arange(-(-(side - window) // stride) + 1) * stride
     behind = torch.arange(side) - starts[:, None]

@@ -1,7 +1,7 @@
-"""Maps that another tool has made: they are scored like any method's, without a line of code.
+"""Maps that another tool has made are scored like any method's, without a line of code.
 
-One file an image, named by its id (its path below the image folder, without suffix): ``<maps>/<id>.npy``, a 2-D array over
-the network's input view (after resize and crop) of any resolution, or ``.npz`` as ``maps=true`` stores them.
+There is one file per image, named by its id (its path below the image folder, without suffix): ``<maps>/<id>.npy``, a 2-D array
+over the network's input view (after resize and crop) of any resolution, or ``.npz`` as ``maps=true`` stores them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Precomputed:
     its order. A missing or misshapen one is counted as a failure.
 
     Args:
-        name: in tables and folders; give the tool's own.
-        maps: the folder.
+        name: stands in tables and folders; give the tool's own.
+        maps: the folder of the maps.
     """
 
     name: str = "precomputed"
@@ -51,7 +51,7 @@ class Precomputed:
         """
         folder = Path(self.maps or "").expanduser()
         if not self.maps or not folder.is_dir():
-            raise UserError(f"method.maps={self.maps} is no folder: give the folder with one .npy an image.")
+            raise UserError(f"method.maps={self.maps} is no folder: give the folder with one .npy per image.")
         return folder
 
     @property
@@ -82,7 +82,7 @@ class Precomputed:
             raise MissingMap(f"{path}: {error}") from error
         if "saliency" not in arrays or any(a.ndim != 2 or a.size == 0 or a.dtype.kind not in "fiub" for a in arrays.values()):
             raise MissingMap(f"{path} is no 2-D array of numbers")
-        maps = {name: _fitted(arrays[name], like) for name in _SIDES if name in arrays}
+        maps = {name: _adapt(arrays[name], like) for name in _SIDES if name in arrays}
         shifted = bool((arrays["saliency"] < 0).any())
         return Explanation(
             maps["saliency"], maps.get("necessity"), maps.get("sufficiency"), [{"shifted": True}] if shifted else []
@@ -96,19 +96,19 @@ class Precomputed:
         return digest.hexdigest()
 
     def _file(self, image: str) -> Path | None:
-        refuse_id(image, f"maps of {self.folder}")  # of records that somebody else may have written
+        refuse_id(image, f"maps of {self.folder}")  # the id may come from records that somebody else has written
         return next((p for s in (".npy", ".npz") if (p := self.folder / f"{image}{s}").is_file()), None)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return {"saliency": found}
-    with found:
-        return {name: found[name] for name in _SIDES if name in found}
+    stored = np.load(path, allow_pickle=False)
+    if isinstance(stored, np.ndarray):
+        return {"saliency": stored}
+    with stored:
+        return {name: stored[name] for name in _SIDES if name in stored}
 
 
-def _fitted(array: Any, like: Tensor) -> Tensor:
+def _adapt(array: Any, like: Tensor) -> Tensor:
     maps = torch.from_numpy(np.asarray(array, dtype=np.float32))[None]
     low = maps[torch.isfinite(maps)].min() if bool(torch.isfinite(maps).any()) else torch.tensor(0.0)
     maps = maps - low.clamp(max=0)

@@ -25,10 +25,10 @@ from suny.interventions.pixels import blend
 
 @configured
 class Rise:
-    """RISE; ``masks`` forward passes an image.
+    """RISE; ``masks`` forward passes per image.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         masks: N; the paper has 4000 for VGG16, 8000 for ResNet50.
         cells: s.
         p: probability that a cell stays.
@@ -40,7 +40,7 @@ class Rise:
     p: Annotated[float, Field(gt=0, le=1)] = 0.5
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` are of the masks."""
+        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the masks."""
         maps = [
             self._map(engine, image, target, torch.Generator().manual_seed(seed))
             for image, target, seed in zip(images, targets.tolist(), seeds, strict=True)
@@ -51,9 +51,9 @@ class Rise:
         blank = torch.zeros_like(image)
         total = image.new_zeros(image.shape[-2:])
         size = int(image.shape[-2]), int(image.shape[-1])
-        draws = draw_masks(self.masks, size, self.cells, self.p, generator)  # all at once: whatever the batch size
+        draws = draw_masks(self.masks, size, self.cells, self.p, generator)  # all at once, whatever the batch size
         for part in batches(self.masks, engine.batch_size):
-            masks = grown(draws[0][part].to(image.device), draws[1][part], size)
+            masks = grow_masks(draws[0][part].to(image.device), draws[1][part], size)
             masked = blend(image, blank, masks)
             scores = engine.score(len(masks), masked.__getitem__, target)
             total += torch.einsum("n,nhw->hw", scores, masks)
@@ -61,28 +61,29 @@ class Rise:
 
 
 def draw_masks(count: int, size: tuple[int, int], cells: int, p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What is random of RISE's masks: grids, bool (count, s, s), and shifts (y, x), int64 (count, 2).
+    """Draws the random parts of RISE's masks: grids, bool (count, s, s), and shifts (y, x), int64 (count, 2).
 
     Args:
         size: (H, W).
         cells, p: see :class:`Rise`.
-        generator: of both.
+        generator: draws both.
     """
     grids = torch.rand(count, cells, cells, generator=generator) < p
     shifts = [torch.randint(-(-side // cells), (count,), generator=generator) for side in size]
     return grids, torch.stack(shifts, 1)
 
 
-def grown(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
+def grow_masks(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
     """The masks of grids: upsampled to s + 1 cells of ceil(side / s) pixels, cropped at the shifts; (n, H, W) in [0, 1]."""
     rows, columns = (
-        _enlarging(grids.shape[-1], side, grids.device)[start[:, None] + torch.arange(side, device=grids.device)]
+        _enlargement(grids.shape[-1], side, grids.device)[start[:, None] + torch.arange(side, device=grids.device)]
         for start, side in zip(shifts.to(grids.device).T, size, strict=True)
     )
     return rows @ grids.float() @ columns.mT
 
 
-def _enlarging(cells: int, side: int, device: torch.device) -> Tensor:
-    """What each pixel has of each cell, ((s + 1) * ceil(side / s), s): bilinear upsampling is one such matrix an axis."""
+def _enlargement(cells: int, side: int, device: torch.device) -> Tensor:
+    """The share of each pixel that each cell gives, ((s + 1) * ceil(side / s), s): bilinear upsampling has one such matrix
+    per axis."""
     length = (cells + 1) * -(-side // cells)
     return nnf.interpolate(torch.eye(cells, device=device)[None], size=length, mode="linear", align_corners=False)[0].T

@@ -20,8 +20,8 @@ from torch.nn import functional as nnf
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.explanation import Explanation, min_max, upsample
+from suny.interventions.causes import varying_channels
 from suny.interventions.pixels import blend
-from suny.method.candidates import varying
 
 
 @configured
@@ -29,7 +29,7 @@ class ScoreCam:
     """Score-CAM; a forward pass for each channel of the target layer that is not constant, in batches.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         weights: ``probability`` (the authors' code), or ``softmax`` over channels of the logits (pytorch-grad-cam).
     """
 
@@ -45,8 +45,8 @@ class ScoreCam:
         size, blank = image.shape[-2:], torch.zeros_like(image)
         maps = engine.activations(image[None])[0][0].float()
         aligned = self.weights == "softmax"
-        some = varying(maps)
-        # constant maps leave nothing of the image: where they have a weight, one pass tells that of all
+        some = varying_channels(maps)
+        # Constant maps leave nothing of the image: where they have a weight, one pass tells that of all.
         constant = aligned and len(some) < len(maps)
         shown = torch.cat([maps[some], torch.zeros_like(maps[: int(constant)])])
 

@@ -4,8 +4,8 @@
 
 Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017. Over Grad-CAM++ (``smoothgrad``) it is most likely
 what the published tables call SmoothGrad: its numbers follow Grad-CAM++'s and its picture is a class activation map.
-Over the gradient of the logit (``smoothgrad_vanilla``) it is the authors' method; the absolute value of the mean gradient,
-summed over colours, is drawn. Our own: captum's NoiseTunnel draws from the global generator and takes no such map.
+Over the gradient of the logit (``smoothgrad_vanilla``) it is the authors' method; the map is the absolute value of the mean
+gradient, summed over colours. Our own: captum's NoiseTunnel draws from the global generator and takes no such map.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from suny.explanation import Explanation
 
 @configured
 class SmoothGrad:
-    """SmoothGrad; ``samples`` forward and backward passes an image.
+    """SmoothGrad; ``samples`` forward and backward passes per image.
 
     Args:
-        name: as in ``method=NAME``.
-        of: what is averaged: ``gradcampp`` maps, or the ``gradient`` by the pixels.
-        samples: noisy copies.
+        name: the NAME of ``method=NAME``.
+        of: ``gradcampp`` maps are averaged, or the ``gradient`` by the pixels.
+        samples: how many noisy copies there are.
         noise: standard deviation, as a fraction of the image's range of (normalised) values.
     """
 
@@ -40,7 +40,7 @@ class SmoothGrad:
     noise: Annotated[float, Field(ge=0)] = 0.15
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` are of the noise."""
+        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the noise."""
         maps = [
             self._map(engine, image, int(target), torch.Generator().manual_seed(seed))
             for image, target, seed in zip(images, targets, seeds, strict=True)
@@ -52,7 +52,7 @@ class SmoothGrad:
         total: Tensor | float = 0.0
         for part in batches(self.samples, engine.batch_size):
             count = part.stop - part.start
-            # one by one: the same noise whatever the batch size
+            # The noise is drawn one by one, so that it is the same whatever the batch size.
             noise = torch.stack([torch.randn(image.shape, generator=generator) for _ in range(count)]).to(image)
             noisy = image + deviation * noise
             if self.of == "gradient":

@@ -19,7 +19,7 @@ from pydantic import Field
 from metrics.base import BaseMetric, Case
 from suny.configured import configured
 
-# a drop below this divides nothing
+# A drop below this divides nothing.
 _SMALLEST = 1e-3
 
 
@@ -28,9 +28,9 @@ class SaliencyAttack(BaseMetric):
     """Ratio of two drops; deterministic.
 
     Args:
-        q: percent of the pixels that an attack may change.
+        q: the percentage of the pixels that an attack may change.
         epsilon: largest change of a pixel's channel, in units of the normalised image (.1 is about 6 of 255).
-        steps: of the descent, each of 2.5 * epsilon / steps.
+        steps: how many steps the descent takes, each of 2.5 * epsilon / steps.
     """
 
     name = "saliency_attack"

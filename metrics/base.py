@@ -1,7 +1,7 @@
 """The contract of every metric, and the case it measures.
 
-A metric is a :func:`~suny.configured.configured` class: its attributes say what the number is, its fields are the keys of
-``conf/metrics/<name>.yaml`` and part of its protocol. What several metrics of one image need (p_c of the same perturbed
+A metric is a :func:`~suny.configured.configured` class: its attributes describe the number, its fields are the keys of
+``conf/metrics/<name>.yaml`` and part of its protocol. Whatever several metrics of one image need (p_c of the same perturbed
 image, say) is computed once and kept in the :class:`Case`.
 """
 
@@ -19,7 +19,7 @@ from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
 from suny.interventions.pixels import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-# What a metric may need beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
+# A metric may need these beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
 # explain the image again, or the method's values of the channels.
 Need = Literal["boxes", "parts", "causes", "sides", "explain", "channels"]
 Side = Literal["saliency", "necessity", "sufficiency"]
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class NotFinite(ArithmeticError):
-    """The network returned NaN for a perturbed image: what would be computed from it has no value."""
+    """The network returned NaN for a perturbed image, and nothing that is computed from it has a value."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Case:
         parts: named points (x, y) in pixels of the network's view.
         necessity, sufficiency: maps of the two sides, as ``saliency``; None where the method has one map.
         frame: the upright image; None where it is not known.
-        causes: what is known about the image's causes; None where nothing is.
+        causes: the image's causes; None where they are not known.
         channels: the method's N and S value of every channel of the target layer, (2, C); None where it has none.
         clean: p_c(I) where it is known already.
-        seed: of the image, for metrics that draw random numbers.
+        seed: the seed of the image, for metrics that draw random numbers.
         explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
-        notes: what metrics want in the record beside their value.
-        curves: whole curves by name: values and fractions of pixels, one each a point.
+        notes: entries that metrics want in the record beside their value.
+        curves: whole curves by name: values and fractions of pixels, one of each per point.
     """
 
     engine: Engine
@@ -103,10 +103,10 @@ class Case:
         Raises:
             ValueError: the method has one map only.
         """
-        found = {"saliency": self.saliency, "necessity": self.necessity, "sufficiency": self.sufficiency}[side]
-        if found is None:
+        values = {"saliency": self.saliency, "necessity": self.necessity, "sufficiency": self.sufficiency}[side]
+        if values is None:
             raise ValueError(f"this explanation has no {side} map")
-        return found
+        return values
 
     def has(self, side: Side) -> bool:
         return side == "saliency" or getattr(self, side) is not None
@@ -144,13 +144,13 @@ class Case:
             change: ``remove`` or ``keep``.
             fill: the substrate.
             counts: pixels, 0..H*W.
-            side: whose map ranks the pixels.
+            side: its map ranks the pixels.
             ties: see :func:`suny.interventions.pixels.pixel_order`.
         """
         known: dict[Any, float] = self.once("scores", dict)
 
         def key(count: int) -> Any:
-            taken = count if change == "remove" else self.pixels - count  # how much of the image is gone
+            taken = count if change == "remove" else self.pixels - count  # so many pixels of the image are gone
             if taken == 0:
                 return "clean"
             return ("blank", fill) if taken == self.pixels else (change, fill, side, ties, count)
@@ -162,7 +162,7 @@ class Case:
             blank = self.once(("substrate", fill), lambda: substrate(self.image, fill))
             start, finish = (self.image, blank) if change == "remove" else (blank, self.image)
             rank, which = self.rank(side, ties), torch.tensor(missing)
-            p = self.score(len(missing), lambda part: replace_top(start, finish, rank, which[part]))
+            p = self.score(len(missing), lambda batch: replace_top(start, finish, rank, which[batch]))
             known.update(zip([key(c) for c in missing], p.tolist(), strict=True))
         return [known[key(c)] for c in counts]
 
@@ -182,15 +182,15 @@ class Metric(Protocol):
         label: column title.
         low, high: the range.
         higher_is_better: direction of the arrow in tables; None where neither is better.
-        unit: of the number.
+        unit: the unit of the number.
         reference: paper and equation or section.
-        version: of the protocol; raised whenever the same map could get another number.
-        needs: without which the metric is skipped.
+        version: the version of the protocol; raised whenever the same map could get another number.
+        needs: the metric is skipped without these.
         has_curve: optional; True for a metric that leaves a whole curve under its name in :attr:`Case.curves`.
 
     A metric over the whole data set that is no mean of numbers also has ``summarise(values, classes)``, its entry in a
-    summary, and, so that methods can be compared image by image, ``each(values, classes)``: a number an image (None where it
-    has none) whose mean is the summary's.
+    summary, and, so that methods can be compared image by image, ``each(values, classes)``: one number per image (None where
+    it has none) whose mean is the summary's.
     """
 
     needs: ClassVar[frozenset[Need]]
@@ -217,7 +217,7 @@ class Metric(Protocol):
 
 
 class BaseMetric:
-    """What a :class:`Metric` need not say itself; ``higher_is_better``, ``unit`` and ``reference`` are its own."""
+    """Defaults of a :class:`Metric`, which then states only its direction, unit and reference, and whatever differs."""
 
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0

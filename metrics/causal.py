@@ -1,8 +1,8 @@
-"""Scores against known causes: does an explanation find what is necessary and what is sufficient, and tell the two apart?
+"""Scores against known causes: does an explanation find the necessary and the sufficient, and tell the two apart?
 
 For images whose causes are known (:mod:`suny.images.known_causes`). A method with one map is judged as if it were both its
-necessity and its sufficiency map. An image that the network takes for another class than its own has no score: what is
-known is about its own class.
+necessity and its sufficiency map. An image that the network takes for another class than its own has no score: its
+causes are those of its own class.
 
 In your own code, for any explainer of any kind:
 
@@ -45,7 +45,7 @@ Floats = NDArray[np.float64]
 _SIDES: tuple[Side, Side] = ("necessity", "sufficiency")
 
 
-def known(case: Case) -> KnownCauses | None:
+def causes_of(case: Case) -> KnownCauses | None:
     """The known causes of the explained class; None where they are of another class."""
     return case.causes if case.causes is not None and case.causes.label == case.target else None
 
@@ -59,7 +59,7 @@ def auroc(values: Floats, positive: NDArray[np.bool_]) -> float | None:
     """The share of pairs of a positive and a negative in which the positive has the larger value; ties count half.
 
     Args:
-        values, positive: of one length.
+        values, positive: they have one length.
 
     Returns: in [0, 1]; None where one of the two kinds is missing.
     """
@@ -76,8 +76,9 @@ class CausalAuroc(BaseMetric):
     Images without such a shape have no value.
 
     Args:
-        name: as in the configuration.
-        side: whose map, and which shapes: ``necessity``, ``sufficiency``, or ``saliency``: those that matter in any company.
+        name: the key in records and tables.
+        side: the map of ``necessity`` is scored on necessary shapes, that of ``sufficiency`` on sufficient ones, and
+            ``saliency`` on those that matter in any company.
     """
 
     higher_is_better = True
@@ -93,7 +94,7 @@ class CausalAuroc(BaseMetric):
         return {"necessity": "AUROC N", "sufficiency": "AUROC S", "saliency": "AUROC"}[self.side]
 
     def measure(self, case: Case) -> float | None:
-        causes = known(case)
+        causes = causes_of(case)
         if causes is None:
             return None
         effects = {"necessity": causes.necessity, "sufficiency": causes.sufficiency, "saliency": causes.matters}[self.side]
@@ -119,11 +120,11 @@ class PairAccuracy(BaseMetric):
     needs = frozenset({"causes"})
 
     def measure(self, case: Case) -> float | None:
-        causes = known(case)
+        causes = causes_of(case)
         if causes is None or causes.rule not in ("and", "or"):
             return None
         parts = np.flatnonzero(causes.matters)
-        n, s = (attributed(case, causes, side)[parts] for side in _SIDES)
+        n, s = (attributed_effects(case, causes, side)[parts] for side in _SIDES)
         right, wrong = (n, s) if causes.rule == "and" else (s, n)
         return float(np.mean((right > wrong) + 0.5 * (right == wrong)))
 
@@ -135,7 +136,7 @@ class CalibrationError(BaseMetric):
     Attributed: the mean of the side's map over the shape's pixels, as a fraction of the larger maximum of the two maps. True:
     E_N and E_S of the shape, measured by erasing it, and everything else, in the network that is explained; clipped to
     [0, 1]. Effects of at least .5 and smaller ones are averaged apart, then together: a map that is the same everywhere, 0
-    included, has .5. An image without effects of one of the two kinds has no value. Costs two forwards a shape.
+    included, has .5. An image without effects of one of the two kinds has no value. It costs two forwards per shape.
     """
 
     name = "calibration_error"
@@ -145,20 +146,20 @@ class CalibrationError(BaseMetric):
     needs = frozenset({"causes"})
 
     def measure(self, case: Case) -> float | None:
-        causes = known(case)
+        causes = causes_of(case)
         if causes is None or causes.count == 0 or case.p <= 0:
             return None
         true = np.concatenate(case.once("true effects", lambda: true_effects(case, causes)))
         top = max(float(side_map(case, side).max()) for side in _SIDES)
-        found = np.concatenate([attributed(case, causes, side) for side in _SIDES]) / (top if top > 0 else 1.0)
+        attributed = np.concatenate([attributed_effects(case, causes, side) for side in _SIDES]) / (top if top > 0 else 1.0)
         strong = true >= EFFECT
         if strong.all() or not strong.any():
             return None
-        error = np.abs(found - true)
+        error = np.abs(attributed - true)
         return float(error[strong].mean() + error[~strong].mean()) / 2
 
 
-def attributed(case: Case, causes: KnownCauses, side: Side) -> Floats:
+def attributed_effects(case: Case, causes: KnownCauses, side: Side) -> Floats:
     """Mean of a side's map over each shape's pixels, (n,); 0 for a shape without pixels."""
     values, masks = side_map(case, side).double(), causes.masks.double()
     return (torch.einsum("nhw,hw->n", masks, values) / masks.sum((1, 2)).clamp(min=1)).cpu().numpy()
@@ -168,7 +169,7 @@ def true_effects(case: Case, causes: KnownCauses) -> tuple[Floats, Floats]:
     """E_N and E_S of each shape alone in the network, clipped to [0, 1], (n,) each; E_S from the bare background upwards."""
     one = np.eye(causes.count, dtype=bool)
     rows = np.concatenate([~one, one, np.zeros((1, causes.count), dtype=bool)])
-    p = case.score(len(rows), lambda part: causes.intervene(rows[part])).cpu().numpy() / case.p
+    p = case.score(len(rows), lambda batch: causes.intervene(rows[batch])).cpu().numpy() / case.p
     erased, kept, empty = np.split(p, [causes.count, 2 * causes.count])
     return np.clip(1 - erased, 0, 1), np.clip(kept - empty, 0, 1)
 
@@ -177,15 +178,15 @@ def true_effects(case: Case, causes: KnownCauses) -> tuple[Floats, Floats]:
 class FilterAgreement(BaseMetric):
     """How well a method's values of the channels agree with those found by enumerating all coalitions of channels.
 
-    For layers of at most 16 channels and methods that value channels by switching them off. The mean of both sides; a side
-    on which all channels have the same true value is left out.
+    It is for layers of at most 16 channels and methods that value channels by switching them off. The number is the mean of
+    both sides; a side on which all channels have the same true value is left out.
 
     Args:
-        name: as in the configuration.
+        name: the key in records and tables.
         score: ``rank``: Spearman correlation over the channels, negative ones as 0; ``recovery``: of the channels whose true
             value is at least .25, the share among as many of the method's highest, ties decided against the method.
-        b: of the true values: inf single effects (what is necessary or sufficient by itself), 1 Shapley values, for which the
-            two sides are the same.
+        b: the true values are single effects (necessary or sufficient by themselves) for inf, Shapley values for 1, where
+            the two sides are the same.
     """
 
     higher_is_better = True
@@ -201,13 +202,13 @@ class FilterAgreement(BaseMetric):
         return "rank correlation" if self.score == "rank" else "share of channels"
 
     def measure(self, case: Case) -> float | None:
-        if known(case) is None or case.channels is None or case.channels.shape[1] > EXACT_LIMIT or case.p <= 0:
+        if causes_of(case) is None or case.channels is None or case.channels.shape[1] > EXACT_LIMIT or case.p <= 0:
             return None
         games = case.once("channel games", lambda: channel_tables(case))
         score = rank_agreement if self.score == "rank" else recovery
         scores = [
-            score(found, np.round(semivalues(table, self.b), 6))
-            for found, table in zip(case.channels.double().cpu().numpy(), games, strict=True)
+            score(values, np.round(semivalues(table, self.b), 6))
+            for values, table in zip(case.channels.double().cpu().numpy(), games, strict=True)
         ]
         defined = [x for x in scores if x is not None]
         return float(np.mean(defined)) if defined else None
@@ -227,19 +228,19 @@ def channel_tables(case: Case) -> tuple[Floats, Floats]:
     return 1 - kept[::-1], kept  # keeping the others is removing a coalition
 
 
-def rank_agreement(found: Floats, true: Floats) -> float | None:
+def rank_agreement(values: Floats, true: Floats) -> float | None:
     """Spearman correlation, negative ones as 0; 0 where the method gives all channels the same, None where the truth does."""
     if np.ptp(true) == 0:
         return None
-    return max(float(stats.spearmanr(found, true).statistic), 0.0) if np.ptp(found) > 0 else 0.0
+    return max(float(stats.spearmanr(values, true).statistic), 0.0) if np.ptp(values) > 0 else 0.0
 
 
-def recovery(found: Floats, true: Floats, threshold: float = 0.25) -> float | None:
+def recovery(values: Floats, true: Floats, threshold: float = 0.25) -> float | None:
     """Share of the channels that are at least the threshold among as many of the highest; None where there are none."""
     wanted = true >= threshold
     if not wanted.any():
         return None
-    order = np.lexsort((wanted, -found))  # among equals, those that are not wanted come first
+    order = np.lexsort((wanted, -values))  # among equals, those that are not wanted come first
     return float(wanted[order[: wanted.sum()]].mean())
 
 
@@ -254,7 +255,7 @@ def evaluate(
     Args:
         explain: (network, normalised image (3, 64, 64), class) -> one map (64, 64), or necessity and sufficiency maps; >= 0.
         world: ``main`` or ``dev`` (trained network), ``colours`` (the network written down by hand).
-        count, seed: of the images.
+        count, seed: the images' number and seed.
         root: the folder below which the images are written.
 
     Returns: by metric: mean, ci95, n.
@@ -285,4 +286,4 @@ def evaluate(
             value = metric.measure(case)
             if value is not None:
                 values[metric.name].append(value)
-    return {name: mean_interval(of) for name, of in values.items()}
+    return {name: mean_interval(numbers) for name, numbers in values.items()}

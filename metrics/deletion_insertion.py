@@ -4,7 +4,7 @@ Deletion starts from the image and replaces pixels by 0 of the normalised image 
 blurred image (RISE's own kernel) and restores pixels. Pixels go in order of decreasing saliency, all channels together;
 ties in raster order. AUC is the trapezoid over the fraction of pixels, in [0, 1]; overall = insertion - deletion.
 
-The number of points is part of the number: 29 for data sets (RISE's 224 * 8 pixels a step at 224 x 224), 225 for final
+The number of points is part of the number: 29 for data sets (RISE's 224 * 8 pixels per step at 224 x 224), 225 for final
 numbers. When the last step is shorter, the true fractions are used.
 
 Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
@@ -42,7 +42,7 @@ def auc(scores: Sequence[float], fractions: Sequence[float]) -> float:
 def curve(
     case: Case, kind: Literal["deletion", "insertion"], fill: Substrate, points: int, ties: Ties = "raster"
 ) -> tuple[list[float], list[float]]:
-    """p_c along a curve and the fractions of pixels replaced, a value each a point."""
+    """p_c along a curve and the fractions of pixels replaced, one of each per point."""
     counts = steps(case.pixels, points)
     scores = case.scores("remove" if kind == "deletion" else "keep", fill, counts, ties=ties)
     return scores, [c / case.pixels for c in counts]
@@ -53,11 +53,11 @@ class Deletion(BaseMetric):
     """AUC of p_c while the most salient pixels are removed first; low where the map finds what the class needs.
 
     Args:
-        name: as in the configuration.
-        points: on the curve.
-        fill: what replaces removed pixels.
+        name: the key in records and tables.
+        points: how many points the curve has.
+        fill: the substrate that replaces removed pixels.
         ties: how equal pixels are ordered (:func:`suny.interventions.pixels.pixel_order`).
-        protocol: whose settings these are, where they are not ours.
+        protocol: names the implementation whose settings these are, where they are not ours.
     """
 
     higher_is_better = False
@@ -84,8 +84,8 @@ class Deletion(BaseMetric):
 class Insertion(BaseMetric):
     """AUC of p_c while the most salient pixels are restored first; high where the map finds what suffices.
 
-    The record notes ``insertion_start``, p_c of the blurred image over p_c(I): what the blur leaves of the class.
-    Keys as in :class:`Deletion`; ``fill`` is what insertion starts from.
+    The record notes ``insertion_start``, p_c of the blurred image over p_c(I), the share of the class that the blur leaves.
+    Keys as in :class:`Deletion`; insertion starts from ``fill``.
     """
 
     higher_is_better = True

@@ -48,8 +48,8 @@ class Necessity(BaseMetric):
     """Area under N(q).
 
     Args:
-        points: on the curve, from 0 to 100 %.
-        fill: what stands where pixels are removed.
+        points: how many points the curve has, from 0 to 100 %.
+        fill: the substrate where pixels are removed.
         side: the map that ranks the pixels.
     """
 
@@ -152,7 +152,7 @@ class SufficiencyAt(Sufficiency):
 
 @configured
 class AverageDrop(BaseMetric):
-    """max(0, Y - O) / Y of an image; its mean is the average drop."""
+    """max(0, Y - O) / Y; its mean over images is the average drop."""
 
     name = "average_drop"
     higher_is_better = False
@@ -165,7 +165,7 @@ class AverageDrop(BaseMetric):
 
 @configured
 class IncreaseInConfidence(BaseMetric):
-    """1 where O > Y, strictly; its mean is the increase in confidence."""
+    """1 where O > Y, strictly; its mean over images is the increase in confidence."""
 
     name = "increase_in_confidence"
     higher_is_better = True

@@ -17,7 +17,7 @@ from metrics.statistics import Entry, class_mean_interval, maximum_interval
 from suny.configured import configured
 from suny.images.geometry import Box, box_mask
 
-# of MaxBoxAcc: side of the map, and the thresholds 0, .001, ..., 1
+# MaxBoxAcc resizes maps to this side, and its thresholds are 0, .001, ..., 1.
 _SIDE = 224
 THRESHOLDS = 1001
 
@@ -41,7 +41,7 @@ class PointingGame(BaseMetric):
     tolerance: Annotated[int, Field(ge=0)] = 15
 
     def measure(self, case: Case) -> float | None:
-        if not case.frame or not case.frame.boxes or not case.boxes:  # none, or all of them lost to the crop
+        if not case.frame or not case.frame.boxes or not case.boxes:  # there are none, or the crop has lost all of them
             return None
         y, x = divmod(int(case.saliency.argmax()), case.saliency.shape[1])
         px, py = (int(np.floor(v)) for v in case.frame.upright(x + 0.5, y + 0.5))
@@ -58,7 +58,7 @@ class PointingGame(BaseMetric):
 
 
 def _squared_distance(x: int, y: int, box: Box) -> float:
-    """From a pixel to the nearest pixel of a box (those whose centre is inside)."""
+    """The squared distance from a pixel to the nearest pixel of a box, whose pixels are those with their centre inside."""
     first_x, last_x = np.ceil(box.x0 - 0.5), np.ceil(box.x1 - 0.5) - 1
     first_y, last_y = np.ceil(box.y0 - 0.5), np.ceil(box.y1 - 0.5) - 1
     dx, dy = max(first_x - x, 0, x - last_x), max(first_y - y, 0, y - last_y)
@@ -75,9 +75,9 @@ class BoxAccuracy(BaseMetric):
     Recorded: the ranges of thresholds at which the image is right, for each IoU.
 
     Args:
-        name: as in the configuration.
+        name: the key in records and tables.
         ious: with several, the mean of the maxima, each at a threshold of its own.
-        largest: the largest contour only.
+        largest: whether the largest contour alone counts.
     """
 
     higher_is_better = True
@@ -108,14 +108,14 @@ class BoxAccuracy(BaseMetric):
         truth = np.array([_inclusive(b.scale(*scale)) for b in case.boxes], dtype=np.float64)
         best = np.zeros(THRESHOLDS)
         steps = np.linspace(0, 1, THRESHOLDS)
-        # pixels change sides only between neighbouring values: a threshold with the same pixels has the same boxes
+        # Pixels change sides only between neighbouring values: a threshold with the same pixels has the same boxes.
         above = np.searchsorted(np.sort(grey, axis=None), steps, side="right")
         for at, threshold in enumerate(steps):
             if at and above[at] == above[at - 1]:
                 best[at] = best[at - 1]
             else:
-                found = contour_boxes(grey > threshold, self.largest)
-                best[at] = float(_ious(found, truth).max()) if len(found) else 0.0
+                boxes = contour_boxes(grey > threshold, self.largest)
+                best[at] = float(_ious(boxes, truth).max()) if len(boxes) else 0.0
         return best
 
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
@@ -173,7 +173,7 @@ class RegionIou(BaseMetric):
     """IoU of the boxes' union with the pixels whose min-max normalised value is at least the threshold.
 
     Args:
-        threshold: of the map from 0 to 1.
+        threshold: lies between 0 and 1, the map's least and largest value.
     """
 
     name = "iou"
@@ -191,21 +191,21 @@ class RegionIou(BaseMetric):
         low, high = case.saliency.min(), case.saliency.max()
         height, width = case.saliency.shape
         inside = box_mask(case.boxes, height, width, case.saliency.device)
-        found = (case.saliency - low >= self.threshold * (high - low)) & (high > low)
-        either = float((inside | found).sum())
-        return float((inside & found).sum()) / either if either else None
+        above = (case.saliency - low >= self.threshold * (high - low)) & (high > low)
+        either = float((inside | above).sum())
+        return float((inside & above).sum()) / either if either else None
 
 
 @configured
 class PartHits(BaseMetric):
     """Share of the visible annotated parts that lie in the most salient pixels of a map.
 
-    The record notes the parts that are hit, so that one sees which parts a species is told by.
+    The record notes the parts that are hit, so that one sees which parts identify a species.
 
     Args:
-        name: as in the configuration.
+        name: the key in records and tables.
         q: percent of the pixels.
-        side: whose map.
+        side: names the map.
     """
 
     higher_is_better = None
@@ -225,7 +225,7 @@ class PartHits(BaseMetric):
             return None
         height, width = case.saliency.shape
         top = case.rank(self.side) < round(self.q / 100 * case.pixels)
-        # a part is a point: the pixel that holds it
+        # A part is a point, and counts as the pixel that holds it.
         places = [(name, min(int(y), height - 1), min(int(x), width - 1)) for name, x, y in case.parts]
         hit = [name for name, y, x in places if bool(top[y, x])]
         case.notes[self.name] = hit

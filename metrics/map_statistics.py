@@ -1,4 +1,4 @@
-"""What a map is like, whatever it is worth: where ties decide, how spread out it is."""
+"""Properties of a map, whatever it is worth: where ties decide, how spread out it is."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Sanity(BaseMetric):
 
     Args:
         stages: how many, evenly spread over the layers; the last one has all of them randomised.
-        seed: of the weights.
+        seed: draws the weights.
     """
 
     name = "sanity"
@@ -63,13 +63,13 @@ class Sanity(BaseMetric):
     def measure(self, case: Case) -> dict[str, list[float | None]] | None:
         if case.explain is None:
             return None
-        found = {
+        stages = {
             CONTROLS[0]: similarity(case.saliency, case.explain(case.engine, case.seed)),
             CONTROLS[1]: similarity(case.saliency, case.explain(case.engine, case.seed + 1)),
         }
         for layer, engine in case.engine.cascade(self.stages, self.seed):
-            found[layer] = similarity(case.saliency, case.explain(engine, case.seed))
-        return {stage: list(pair) for stage, pair in found.items()}
+            stages[layer] = similarity(case.saliency, case.explain(engine, case.seed))
+        return {stage: list(pair) for stage, pair in stages.items()}
 
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
         """Mean over images and stages; ``stages``: for each its mean Spearman and SSIM with intervals; ``undefined``: how many
@@ -88,11 +88,11 @@ class Sanity(BaseMetric):
 
     def each(self, values: Sequence[Any], classes: Sequence[Any]) -> list[float | None]:
         """The mean over the stages; None where no map has ranks."""
-        found: list[float | None] = []
+        means: list[float | None] = []
         for value in values:
             known = [pair[0] for name, pair in value.items() if name not in CONTROLS and pair[0] is not None]
-            found.append(float(np.mean(known)) if known else None)
-        return found
+            means.append(float(np.mean(known)) if known else None)
+        return means
 
 
 def similarity(one: Tensor, other: Tensor) -> tuple[float | None, float | None]:

@@ -8,27 +8,26 @@ JMLR 2006).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from suny.later import Later
+from suny.threads import one_thread
 
 if TYPE_CHECKING:
     from scipy import stats
 else:
     stats = Later("scipy.stats")
 
-from suny.threads import one_thread
-
 RESAMPLES = 9999
 _SEED = 0  # the interval of the same values is the same everywhere
 _ENUMERATED = 13  # differences; beyond, scipy too takes the normal approximation where there are ties
-_ROUNDING = 12  # decimals; a difference below is one of the order of summation
+_ROUNDING = 12  # decimals; smaller differences come from the order of summation
 
-Entry = dict[str, Any]  # mean, ci95 [low, high], n, and what else a metric has to say
+Entry = dict[str, Any]  # mean, ci95 [low, high], n, and further keys of a metric's own
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Entry:
@@ -36,7 +35,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Entry:
 
     Args:
         values: one for each image.
-        level: of the interval.
+        level: the confidence level of the interval.
 
     Returns: ``mean``, ``ci95`` [low, high] and ``n``; None where they are not defined (no value; one value has no interval).
     """
@@ -63,7 +62,7 @@ def mean_band(curves: NDArray[np.float64], level: float = 0.95) -> tuple[NDArray
 
     Args:
         curves: (images, points).
-        level: of the interval.
+        level: the confidence level of the interval.
 
     Returns: mean, low and high, (points,); of one image all three are its curve.
     """
@@ -79,7 +78,7 @@ def class_mean_interval(values: Sequence[float], classes: Sequence[Any], level: 
     Args:
         values: one for each image.
         classes: the class of each; classes without images (in a resample too) are left out, not counted as 0.
-        level: of the interval.
+        level: the confidence level of the interval.
 
     Returns: as :func:`mean_interval`, and ``classes``, their number.
     """
@@ -87,14 +86,14 @@ def class_mean_interval(values: Sequence[float], classes: Sequence[Any], level: 
     _, members = np.unique(np.asarray([str(c) for c in classes]), return_inverse=True)
     n, count = len(data), int(members.max()) + 1 if len(data) else 0
 
-    def of(rows: NDArray[np.int64]) -> float:
+    def statistic(rows: NDArray[np.int64]) -> float:
         sums = np.bincount(members[rows], data[rows], count)
         sizes = np.bincount(members[rows], minlength=count)
         return float((sums[sizes > 0] / sizes[sizes > 0]).mean())
 
     if n < 2:
         return _without_interval(float(data[0]) if n else None, n) | {"classes": count}
-    return {"mean": of(np.arange(n)), "ci95": _resampled(of, n, level), "n": n, "classes": count}
+    return {"mean": statistic(np.arange(n)), "ci95": _resample(statistic, n, level), "n": n, "classes": count}
 
 
 @one_thread
@@ -105,7 +104,7 @@ def maximum_interval(right: NDArray[np.bool_], level: float = 0.95) -> Entry:
 
     Args:
         right: (criteria, images, thresholds).
-        level: of the interval.
+        level: the confidence level of the interval.
 
     Returns: as :func:`mean_interval`, and for each criterion the ``threshold`` (its index) that is best, and the ``curve``,
         the share at every tenth threshold.
@@ -118,25 +117,25 @@ def maximum_interval(right: NDArray[np.bool_], level: float = 0.95) -> Entry:
     value = float(share.max(1).mean())
     if n < 2:
         return _without_interval(value, n) | best
-    # thresholds at which the same images are right are one
+    # Thresholds at which the same images are right count once.
     columns = [np.unique(criterion, axis=1).astype(np.float32) for criterion in right]
 
-    def of(rows: NDArray[np.int64]) -> float:
+    def statistic(rows: NDArray[np.int64]) -> float:
         weight = np.bincount(rows, minlength=n).astype(np.float32)
         return float(np.mean([(weight @ column).max() / n for column in columns]))
 
-    return {"mean": value, "ci95": _resampled(of, n, level, resamples=999), "n": n} | best
+    return {"mean": value, "ci95": _resample(statistic, n, level, resamples=999), "n": n} | best
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Entry:
     """a - b, image by image.
 
     Args:
-        a, b: a number an image each, the same images in the same order.
+        a, b: one number per image, of the same images in the same order.
 
     Returns: ``mean``, ``ci95`` and ``n`` of the differences as in :func:`mean_interval`; ``p``, two-sided, of Wilcoxon's
-        signed-rank test (images without difference say nothing, as Wilcoxon has it); ``effect``, the rank-biserial correlation
-        (W+ - W-) / (W+ + W-) in [-1, 1], 1 where a is larger on every image. Without a single difference p is 1 and
+        signed-rank test (images without a difference are left out, as in Wilcoxon's paper); ``effect``, the rank-biserial
+        correlation (W+ - W-) / (W+ + W-) in [-1, 1], 1 where a is larger on every image. Without a single difference p is 1 and
         the effect 0; without two images both are None.
     """
     if len(a) != len(b):
@@ -155,8 +154,8 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Entry:
 
 @one_thread
 def _signed_rank_p(moved: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
-    """The two-sided p of Wilcoxon's signed-rank test; of few differences with ties by all 2^n signs, as scipy has it, but
-    thousands of times faster."""
+    """The two-sided p of Wilcoxon's signed-rank test; few differences with ties are enumerated by all 2^n signs, as in
+    scipy, but thousands of times faster."""
     n = len(moved)
     if n > _ENUMERATED or len(np.unique(ranks)) == n:
         return float(stats.wilcoxon(moved).pvalue)
@@ -183,7 +182,7 @@ def rank_comparison(values: NDArray[np.float64], higher_is_better: bool, level: 
     Args:
         values: (images, methods), at least 2 x 3.
         higher_is_better: rank 1 is the largest value; otherwise the smallest.
-        level: of the critical difference.
+        level: the confidence level of the critical difference.
 
     Returns: ``ranks``, the average rank of each method (equal values share theirs); ``chi2`` and ``p`` of Friedman's test;
         ``critical_difference``: average ranks that are further apart differ (Nemenyi; Demšar's equation for CD).
@@ -191,7 +190,7 @@ def rank_comparison(values: NDArray[np.float64], higher_is_better: bool, level: 
     n, k = values.shape
     rounded = values.round(_ROUNDING)
     ranks = stats.rankdata(-rounded if higher_is_better else rounded, axis=1)
-    if (ranks == ranks[0, 0]).all():  # all methods the same on every image
+    if (ranks == ranks[0, 0]).all():  # all methods have the same rank on every image
         chi2, p = 0.0, 1.0
     else:
         chi2, p = (float(x) for x in stats.friedmanchisquare(*rounded.T))
@@ -205,9 +204,9 @@ def rank_comparison(values: NDArray[np.float64], higher_is_better: bool, level: 
     }
 
 
-def _resampled(of: Any, n: int, level: float, resamples: int = RESAMPLES) -> list[float]:
+def _resample(statistic: Callable[[NDArray[np.int64]], float], n: int, level: float, resamples: int = RESAMPLES) -> list[float]:
     rng = np.random.default_rng(_SEED)
-    values = [of(rng.integers(n, size=n)) for _ in range(resamples)]
+    values = [statistic(rng.integers(n, size=n)) for _ in range(resamples)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
 

@@ -1,9 +1,11 @@
 """SUNY and the pipeline around it: image -> classifier -> explainer -> explanation.
 
-- :mod:`suny.images`: data sets, decoding, the network's view of an image, the perturbation of pixels
+- :mod:`suny.images`: data sets, decoding, the network's view of an image
 - :mod:`suny.classifiers`: networks with their preprocessing, the cut at the target layer, the scoring engine
 - :mod:`suny.explanation`: the contract of every explainer
-- :mod:`suny.method`: SUNY itself (causes, coalition values, maps)
+- :mod:`suny.interventions`: pixels and causes that can be removed or kept
+- :mod:`suny.games`: from coalition values to the values of players
+- :mod:`suny.method`: SUNY itself (candidates, games, maps)
 - :mod:`suny.library`: SUNY for any torch classifier: ``from suny import Suny``
 
 The metrics, the baselines and the benchmark are the packages beside this one.

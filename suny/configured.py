@@ -15,7 +15,7 @@ T = TypeVar("T")
 # The packages whose classes are known by their names alone.
 _PACKAGES = ("suny", "baselines", "metrics", "experiments")
 
-# of random numbers: what both numpy and torch take
+# A seed of random numbers is one that both numpy and torch take.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 
 

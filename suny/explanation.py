@@ -29,8 +29,8 @@ class Explanation:
         saliency: the one map that the metrics use, >= 0.
         necessity, sufficiency: the two sides, >= 0, in common units; None for methods with one map.
         diagnostics: for each image, numbers about the explanation that go into its record.
-        channels: N and S value of every channel of the target layer, (B, 2, C), of methods that value channels by switching
-            them off; those with one value for a channel give it twice.
+        channels: N and S value of every channel of the target layer, (B, 2, C), for methods that value channels by switching
+            them off; those with one value per channel give it twice.
     """
 
     saliency: Tensor
@@ -54,7 +54,7 @@ class Explainer(Protocol):
             engine: runs the network.
             images: normalised, (B, 3, H, W), on the engine's device.
             targets: class indices (B,).
-            seeds: one for each image.
+            seeds: one per image.
         """
         ...
 
@@ -78,7 +78,7 @@ class StoredMaps(Protocol):
         ...
 
     def load(self, image: str, like: Tensor) -> Explanation:
-        """The maps of an image, as a batch of one.
+        """The maps of one image, as a batch of one.
 
         Args:
             image: its id.
@@ -90,7 +90,7 @@ class StoredMaps(Protocol):
         ...
 
     def digest(self, images: Sequence[str]) -> str:
-        """SHA-256 of the files' content, for the cell's hash."""
+        """SHA-256 of the files' content, which enters the cell's hash."""
         ...
 
 

@@ -5,9 +5,9 @@
     else:
         stats = Later("scipy.stats")
 
-Help is shown and a mistake is told without them. :func:`import_all` imports what the modules of a run have named, before its
-first image, so that no image's seconds contain an import. Libraries that only some runs of a module need are imported in the
-function that needs them.
+Help is shown and a mistake is told without them. :func:`import_all` imports all that the modules of a run have named, before
+its first image, so that no image's seconds contain an import. Libraries that only some runs of a module need are imported in
+the function that needs them.
 """
 
 from __future__ import annotations

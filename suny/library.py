@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from suny.classifiers.classifier import output_shapes, refuse_points
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.errors import UserError, nearest
-from suny.method.explainer import Side, SunyExplainer
+from suny.method.explainer import GameResult, SunyExplainer
 
 # prepared copies of the network, one an image size and device
 _KEPT = 2
@@ -120,11 +120,11 @@ class Suny:
         sufficiency = torch.stack([one.sufficiency_map for one in sides])
         device = images.device
 
-        def rows(games: list[Side | None], what: str) -> Tensor:
+        def rows(games: list[GameResult | None], what: str) -> Tensor:
             values = [torch.from_numpy(getattr(g.estimate, what)).float() if g else torch.zeros(0) for g in games]
             return nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
 
-        def pairs(games: list[Side | None]) -> Tensor:
+        def pairs(games: list[GameResult | None]) -> Tensor:
             longest = max((len(g.players) for g in games if g), default=0)
             out = torch.zeros(len(games), longest, longest)
             for row, game in zip(out, games, strict=True):
@@ -133,7 +133,7 @@ class Suny:
                     row[:k, :k] = torch.nan if known is None else torch.from_numpy(known)
             return out.to(device)
 
-        def players(games: list[Side | None]) -> Tensor:
+        def players(games: list[GameResult | None]) -> Tensor:
             values = [g.players.cpu() if g else torch.zeros(0, dtype=torch.long) for g in games]
             return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=-1).to(device)
 

@@ -24,11 +24,10 @@ from baselines.gradient_cams import GradientCam
 from baselines.groupcam import GroupCam
 from baselines.integrated_gradients import IntegratedGradients
 from baselines.occlusion import Occlusion
-from baselines.rise import Rise, draw_masks, grown
+from baselines.rise import Rise, draw_masks, grow_masks
 from baselines.scorecam import ScoreCam
 from baselines.smoothgrad import SmoothGrad
 from experiments.command.configuration import CONF, make_target
-from experiments.command.program import composed
 from suny.classifiers.engine import Cost, Engine
 from suny.errors import UserError
 from suny.explanation import Explainer, upsample
@@ -193,7 +192,7 @@ def test_rise_agrees_with_a_direct_estimate() -> None:
     rise = Rise(masks=10, cells=3, p=0.4)
     got = one_map(rise, Weighted(weights), image)
     total = torch.zeros(12, 12)
-    for mask in grown(*draw_masks(10, (12, 12), 3, 0.4, torch.Generator().manual_seed(0)), (12, 12)):
+    for mask in grow_masks(*draw_masks(10, (12, 12), 3, 0.4, torch.Generator().manual_seed(0)), (12, 12)):
         total += float((weights * image * mask).sum()) * mask
     torch.testing.assert_close(got, total / (10 * 0.4), rtol=1e-4, atol=1e-6)
 
@@ -218,7 +217,7 @@ def test_a_negative_logit_does_not_turn_the_map_around() -> None:
 
 
 def test_rise_masks() -> None:
-    masks = grown(*draw_masks(2000, (14, 21), 7, 0.3, torch.Generator().manual_seed(0)), (14, 21))
+    masks = grow_masks(*draw_masks(2000, (14, 21), 7, 0.3, torch.Generator().manual_seed(0)), (14, 21))
     assert masks.shape == (2000, 14, 21)
     assert float(masks.min()) >= 0
     assert float(masks.max()) <= 1
@@ -226,7 +225,7 @@ def test_rise_masks() -> None:
     generator = torch.Generator().manual_seed(5)
     grid = (torch.rand(1, 2, 2, generator=generator) < 0.5).float()[None]
     shifts = [int(torch.randint(3, (1,), generator=generator)) for _ in range(2)]
-    (mask,) = grown(*draw_masks(1, (6, 6), 2, 0.5, torch.Generator().manual_seed(5)), (6, 6))
+    (mask,) = grow_masks(*draw_masks(1, (6, 6), 2, 0.5, torch.Generator().manual_seed(5)), (6, 6))
     large = nnf.interpolate(grid, size=(9, 9), mode="bilinear")[0, 0]
     torch.testing.assert_close(mask, large[shifts[0] : shifts[0] + 6, shifts[1] : shifts[1] + 6], rtol=0, atol=2e-7)
 
@@ -317,7 +316,7 @@ def test_centred_eigencam_is_pytorch_grad_cams_up_to_its_sign() -> None:
     image = noise(1, 3, 96, 96)
     activation = engine_for(network, 96, "layer3").activations(image)[0]
     theirs = EigenCAM(network, []).get_cam_image(image, None, [], activation.numpy(), None, False)[0]
-    ours = EigenCam(centred=True)._projected(activation[0]).numpy()
+    ours = EigenCam(centred=True)._project(activation[0]).numpy()
     assert min(np.abs(ours - theirs).max(), np.abs(ours + theirs).max()) < 1e-3 * np.abs(theirs).max()
 
 
@@ -480,9 +479,9 @@ def test_nothing_is_kept_from_image_to_image(name: str, small_engine: Engine) ->
     start = tracemalloc.get_traced_memory()[0]
     for _ in range(10):
         explainer.explain(small_engine, image, c, [0])
-    grown = tracemalloc.get_traced_memory()[0] - start
+    grow_masks = tracemalloc.get_traced_memory()[0] - start
     tracemalloc.stop()
-    assert grown < 64 * 1024
+    assert grow_masks < 64 * 1024
 
 
 def test_a_network_that_uses_batch_statistics_is_refused() -> None:

@@ -19,7 +19,7 @@ from experiments.benchmark import error, memory, scale, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, network, photograph
 from experiments.benchmark.library import intervention_costs
-from experiments.benchmark.start import SAID
+from experiments.benchmark.start import ANSWERS
 from experiments.command.configuration import CONF
 from experiments.command.program import guarded
 from experiments.jobs.machine import forget_peak
@@ -163,7 +163,7 @@ def test_the_start(tmp_path: Path) -> None:
     table = pd.read_csv(out)
     seconds = table[table["unit"] == "s"].set_index("what")["value"]
     ratios = table[table["unit"] == "times"]["value"].tolist()  # of one round: those of its seconds
-    said = [seconds[what] / seconds["import torch"] for what in SAID]
+    said = [seconds[what] / seconds["import torch"] for what in ANSWERS]
     needed = seconds["import torch, torchvision"] + seconds["the network's preparation"]
     assert ratios == pytest.approx([*said, seconds["first image"] / needed])
     assert (seconds > 0).all()
@@ -209,7 +209,7 @@ def test_busy_loops_end_with_the_block_and_with_their_parent() -> None:
 
 def test_outside_the_network_every_batch_is_built_and_some_run() -> None:
     classifier = network("causal_cnn")
-    sparing, engine = threads._Sparing.of(classifier, "cpu", batch_size=2), Engine.of(classifier, batch_size=2)
+    sparing, engine = threads._SparingEngine.of(classifier, "cpu", batch_size=2), Engine.of(classifier, batch_size=2)
     image, target = photograph(classifier, engine)
     built: list[slice] = []
 

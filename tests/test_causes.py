@@ -106,11 +106,11 @@ def test_every_channel_belongs_to_one_group(by: str) -> None:
     torch.manual_seed(0)
     activation, gradient = torch.rand(40, 7, 7), torch.randn(40, 7, 7)
     activation[3] = 0
-    groups = candidates.grouped(activation, gradient, 5, by)
+    groups = candidates.group_channels(activation, gradient, 5, by)
     assert groups.shape[0] <= 5
     assert (groups.sum(0) == 1).all()
     assert groups.any(1).all()
-    assert torch.equal(groups, candidates.grouped(activation, gradient, 5, by))
+    assert torch.equal(groups, candidates.group_channels(activation, gradient, 5, by))
     total = candidates.group_maps(activation, gradient, groups).sum(0)
     torch.testing.assert_close(total, (gradient.mean((1, 2)).abs()[:, None, None] * activation).sum(0))
 
@@ -122,12 +122,12 @@ def test_channels_that_fire_together_are_grouped(by: str) -> None:
     patterns[0, :2], patterns[1, 3:, :3], patterns[2, 3:, 4:] = 1, 1, 1
     which = torch.tensor([0, 1, 2, 1, 0, 2, 2, 0])
     activation = patterns[which] * torch.tensor([1.0, 2, 1, 3, 2, 2, 1, 1])[:, None, None]
-    groups = candidates.grouped(activation, torch.ones_like(activation), 3, by)
+    groups = candidates.group_channels(activation, torch.ones_like(activation), 3, by)
     assert {tuple(row.nonzero()[:, 0].tolist()) for row in groups} == {(0, 4, 7), (1, 3), (2, 5, 6)}
 
 
 def test_grouping_nothing() -> None:
-    groups = candidates.grouped(torch.zeros(4, 3, 3), torch.zeros(4, 3, 3), 2, "nmf")
+    groups = candidates.group_channels(torch.zeros(4, 3, 3), torch.zeros(4, 3, 3), 2, "nmf")
     assert (groups.sum(0) == 1).all()
 
 

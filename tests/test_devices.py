@@ -195,14 +195,14 @@ def test_every_metric(tmp_path: Path) -> None:
     """Of the same maps a metric has the same value on the card, to the last bit."""
     files = ",".join(p.stem for p in (CONF / "metrics").glob("*.yaml"))
     every = set(config.read(composed([f"metrics=[{files}]"])).metrics)
-    colours = [o for o in agreement.WORLDS[1].overrides if "count" not in o]
-    one_and_pair = agreement.World([*colours, "dataset.count=2"], 2)  # images of the first two rules
+    colours = [o for o in agreement.SUBJECTS[1].overrides if "count" not in o]
+    one_and_pair = agreement.Subject([*colours, "dataset.count=2"], 2)  # images of the first two rules
     with pretended_card() as card:
-        on_card = agreement.Agreement(one_and_pair, card, str(tmp_path), ["float32"])
+        on_card = agreement.DeviceComparison(one_and_pair, card, str(tmp_path), ["float32"])
         whole, found = on_card.run, []
         for sample, names in zip(on_card.samples, (every - {"pair_accuracy"}, {"pair_accuracy"}), strict=True):
             on_card.samples = [sample]
             on_card.run = replace(whole, metrics={n: m for n, m in whole.metrics.items() if n in names})
-            found += on_card.of_metrics(tqdm(disable=True), ["suny_filter"])
+            found += on_card.compare_metrics(tqdm(disable=True), ["suny_filter"])
     assert {f.what for f in found} == every
     assert {f.value for f in found} == {0.0}

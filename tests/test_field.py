@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
-from suny.method.field import LENGTHS, NOISES, TREND, FieldExplainer, drawn, fitted, nearness
+from suny.method.field import LENGTHS, NOISES, TREND, FieldExplainer, draw_coalitions, fit_field, nearness
 
 from .conftest import Weighted, engine_for, noise
 
@@ -21,7 +21,7 @@ from .conftest import Weighted, engine_for, noise
 @given(st.integers(2, 9), st.data(), st.integers(0, 2**31))
 def test_coalitions_are_blocks_and_their_complements(tiles: int, data: st.DataObject, seed: int) -> None:
     block = data.draw(st.integers(1, tiles))
-    rows, q = drawn(tiles, block, 8, np.random.default_rng(seed))
+    rows, q = draw_coalitions(tiles, block, 8, np.random.default_rng(seed))
     assert rows.shape == (8, tiles**2)
     assert (rows[0::2] == ~rows[1::2]).all()
     assert q[0::2] + q[1::2] == pytest.approx(1)
@@ -49,7 +49,7 @@ def problem(n: int = 60, k: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def test_the_fit_is_ridge_regression_where_players_are_independent() -> None:
     rows, values, trend, weight = problem()
-    fit = fitted(rows, values, trend, [np.eye(9)], weight)
+    fit = fit_field(rows, values, trend, [np.eye(9)], weight)
     scale = (rows.sum(1)).mean()  # the mean variance that the field gives a value
     weight = weight / weight.mean()
 
@@ -63,7 +63,7 @@ def test_the_fit_is_ridge_regression_where_players_are_independent() -> None:
 def test_length_and_noise_have_the_largest_marginal_likelihood() -> None:
     rows, values, trend, weight = problem()
     kernels = nearness(3)
-    fit = fitted(rows, values, trend, kernels, weight)
+    fit = fit_field(rows, values, trend, kernels, weight)
     precision = weight / weight.mean()
 
     def best_of(at: int, noise: float) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def test_necessity_and_sufficiency_of_and_and_or(b: float) -> None:
     trend = np.stack([np.ones_like(q), q, q * q], 1)
     for (game, side), expected in want.items():
         root = np.sqrt((q if side == "n" else 1 - q) ** (b - 1))
-        # the fit without a prior: weighted least squares, of which fitted() is the penalised form
+        # the fit without a prior: weighted least squares, of which fit_field() is the penalised form
         values = np.linalg.lstsq(root[:, None] * np.c_[rows, trend], root * games[game], rcond=None)[0][:2]
         assert values == pytest.approx([expected] * 2, abs=0.02)
 
@@ -100,8 +100,8 @@ def test_necessity_and_sufficiency_of_and_and_or(b: float) -> None:
 def test_standard_errors_shrink_with_the_coalitions() -> None:
     rows, values, trend, weight = problem(240)
     kernels = nearness(3)
-    few = fitted(rows[:30], values[:30], trend[:30], kernels, weight[:30])
-    many = fitted(rows, values, trend, kernels, weight)
+    few = fit_field(rows[:30], values[:30], trend[:30], kernels, weight[:30])
+    many = fit_field(rows, values, trend, kernels, weight)
     assert many.error.max() < few.error.max()
     assert (many.error > 0).all()
 

@@ -36,8 +36,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three methods, and five metrics of one image."""
     monkeypatch.setattr(agreement, "methods", lambda: FEW)
     monkeypatch.setattr(gpu, "methods", lambda: FEW)
-    overrides = [o for o in agreement.WORLDS[0].overrides if not o.startswith("metrics")]
-    monkeypatch.setattr(agreement, "WORLDS", [agreement.World([*overrides, "metrics=[fast,auroc]"], 1)])
+    overrides = [o for o in agreement.SUBJECTS[0].overrides if not o.startswith("metrics")]
+    monkeypatch.setattr(agreement, "SUBJECTS", [agreement.Subject([*overrides, "metrics=[fast,auroc]"], 1)])
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_card_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([f"out={tmp_path / 'gpu'}"]) == EXIT_OK
     said = capsys.readouterr()
-    assert said.out.startswith("no card: this PyTorch sees no CUDA device")
+    assert said.out.startswith("no GPU: this PyTorch sees no CUDA device")
     assert len(said.out.splitlines()) == 1
     assert not said.err
     assert not list(tmp_path.iterdir())
@@ -78,14 +78,14 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], argument: str, said: str) 
 def test_parts_gather_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Figures of other parts stay where card and code are the same; what fails is told, and costs no other part its figures."""
 
-    def broken(_: gpu.Bench) -> Iterator[gpu.Row]:
-        yield gpu.Row("net", "before", 1.0, "s")
+    def broken(_: gpu.Options) -> Iterator[gpu.Check]:
+        yield gpu.Check("net", "before", 1.0, "s")
         raise RuntimeError("CUDA error:\nan illegal memory access")
 
     parts = {
-        "one": lambda _: iter([gpu.Row("net", "a", 0.5, "s", most=0.5, least=0.25), gpu.Row("net", "b", 7.0, "s")]),
-        "two": lambda _: iter([gpu.Row("net", "c", 0.5, "s", most=0.4)]),
-        "three": lambda _: iter([gpu.Row("net", "d", float("nan"), "s", most=0.4)]),
+        "one": lambda _: iter([gpu.Check("net", "a", 0.5, "s", most=0.5, least=0.25), gpu.Check("net", "b", 7.0, "s")]),
+        "two": lambda _: iter([gpu.Check("net", "c", 0.5, "s", most=0.4)]),
+        "three": lambda _: iter([gpu.Check("net", "d", float("nan"), "s", most=0.4)]),
         "broken": broken,
     }
     monkeypatch.setattr(gpu, "PARTS", parts)
@@ -127,11 +127,11 @@ def test_wrong_numbers_are_beyond_what_is_allowed(tmp_path: Path) -> None:
     """Weights that are off by what TensorFloat-32 rounds away, a thousandth, are found in float32; eight bits are in bf16."""
 
     def differences(off: float) -> dict[tuple[str, str], bool]:
-        one = agreement.Agreement(agreement.WORLDS[0], torch.device("cpu"), str(tmp_path))
+        one = agreement.DeviceComparison(agreement.SUBJECTS[0], torch.device("cpu"), str(tmp_path))
         for engine in one.there.values():
             for at, weight in enumerate(engine.network.parameters()):
                 weight.data *= 1 + off * torch.randn(weight.shape, generator=torch.Generator().manual_seed(at))
-        found = [*one.of_methods(["gradcam", "scorecam"], tqdm(disable=True)), *one.of_metrics(tqdm(disable=True))]
+        found = [*one.compare_methods(["gradcam", "scorecam"], tqdm(disable=True)), *one.compare_metrics(tqdm(disable=True))]
         return {(f.what, f.precision): f.most is None or f.value <= f.most for f in found}
 
     near, far = differences(1e-3), differences(0.5)
@@ -168,7 +168,7 @@ def test_little_memory(tmp_path: Path) -> None:
     assert code == EXIT_OK
     assert table["value"]["rise: batches, before"] == 64
     assert table["value"]["rise: batches, with little memory"] == 16  # of 20 that a batch has room for
-    assert table["value"]["suny_filter: tails a batch, with little memory"] == 14  # from 56, the channels that there are
+    assert table["value"]["suny_filter: tails per batch, with little memory"] == 14  # from 56, the channels that there are
 
 
 def test_batches_that_need_no_halving_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from suny.classifiers.engine import Engine
 from suny.explanation import is_degenerate
 from suny.interventions.causes import FeatureCauses
-from suny.method.candidates import prescreened
+from suny.method.candidates import prescreen
 from suny.method.explainer import SunyExplainer
 
 from .conftest import SmallNet, engine_for, noise
@@ -207,9 +207,9 @@ def test_prescreening_takes_the_strongest_and_skips_constant_maps() -> None:
     activation = torch.tensor([[0.0, 2.0], [1.0, 1.0], [4.0, 0.0], [0.0, 6.0]])[:, None]  # pooled: 1, 1, 2, 3
     gradient = torch.tensor([-5.0, 9.0, 1.0, 1.0])[:, None, None].expand(4, 1, 2)
     varying = torch.tensor([0, 2, 3])
-    assert prescreened(varying, activation, gradient, 2).tolist() == [0, 3]  # strengths 5, 2, 3
-    assert prescreened(varying, activation, gradient, None).tolist() == [0, 2, 3]
-    assert prescreened(varying, activation, gradient, 9).tolist() == [0, 2, 3]
+    assert prescreen(varying, activation, gradient, 2).tolist() == [0, 3]  # strengths 5, 2, 3
+    assert prescreen(varying, activation, gradient, None).tolist() == [0, 2, 3]
+    assert prescreen(varying, activation, gradient, 9).tolist() == [0, 2, 3]
 
 
 class Fixed(nn.Module):

@@ -20,7 +20,6 @@ from suny.threads import one_thread
 PROGRAM = """
 import hashlib, json, os, sys
 import numpy as np
-import sklearn.cluster, sklearn.decomposition
 from suny.method import candidates, field
 from suny.games import values
 import torch
@@ -43,19 +42,23 @@ def watched(name, owner, called, work):
     told[name] = {"seen": seen, "digest": hashlib.sha256(found).hexdigest(), "after": torch.get_num_threads()}
 
 def fit():
-    rows, q = field.drawn(10, 3, 240, np.random.default_rng(0))
+    rows, q = field.draw_coalitions(10, 3, 240, np.random.default_rng(0))
     noise = 0.05 * np.random.default_rng(1).normal(size=240)
     trend = np.stack([np.ones_like(q), q, q * q], 1)
-    found = field.fitted(rows, rows[:, :20].mean(1) + noise, trend, field.nearness(10), q**2)
+    found = field.fit_field(rows, rows[:, :20].mean(1) + noise, trend, field.nearness(10), q**2)
     return found.value, found.error
 
 draws, table = np.random.default_rng(0), np.random.default_rng(0).uniform(size=2**16)
 activation = torch.rand(96, 9, 9, generator=torch.Generator().manual_seed(0)) ** 8
 right = draws.uniform(size=(2, 300, 101)) > 0.5
 watched("fit", np.linalg, "eigh", fit)
-watched("nmf", sklearn.decomposition.NMF, "fit_transform", lambda: [candidates.grouped(activation, activation, 6, "nmf")])
-watched("kmeans", sklearn.cluster.KMeans, "fit_predict", lambda: [candidates.grouped(activation, activation, 6, "kmeans")])
-watched("eigencam", torch.linalg, "svd", lambda: [EigenCam()._projected(activation)])
+# the first call imports what it needs, and limits that too
+watched("first", np.linalg, "norm", lambda: [candidates.group_channels(activation, activation, 6, "kmeans")])
+from sklearn.cluster import KMeans
+from sklearn.decomposition import NMF
+watched("nmf", NMF, "fit_transform", lambda: [candidates.group_channels(activation, activation, 6, "nmf")])
+watched("kmeans", KMeans, "fit_predict", lambda: [candidates.group_channels(activation, activation, 6, "kmeans")])
+watched("eigencam", torch.linalg, "svd", lambda: [EigenCam()._project(activation)])
 watched("band", np, "quantile", lambda: statistics.mean_band(draws.uniform(size=(300, 225))))
 watched("maximum", np, "unique", lambda: statistics.maximum_interval(right)["ci95"])
 # differences so many that OpenBLAS would share their sums among threads
@@ -76,7 +79,7 @@ def run(program: str, count: int) -> Any:
 def test_dense_algebra_has_one_thread_and_the_same_bits() -> None:
     alone, several = (run(PROGRAM, count) for count in (1, 2))
     assert alone.pop("policy") == several.pop("policy") == "PASSIVE"  # torch was imported after it was set
-    assert several.keys() == {"fit", "nmf", "kmeans", "eigencam", "band", "maximum", "semivalues", "interactions"}
+    assert several.keys() == {"fit", "first", "nmf", "kmeans", "eigencam", "band", "maximum", "semivalues", "interactions"}
     for name, told in several.items():
         assert {kind for kind, _ in told["seen"]} == {"blas", "openmp", "torch"}, name
         assert {count for _, count in told["seen"]} == {1}, name

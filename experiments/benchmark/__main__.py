@@ -72,7 +72,7 @@ class Part:
     """Something that the command measures.
 
     Args:
-        name: as in ``python -m experiments.benchmark NAME``.
+        name: the NAME of ``python -m experiments.benchmark NAME``.
         about: lines of the help.
         networks: those that are measured where no other ones are asked for.
         steps: how many steps of the progress bar each network takes.
@@ -105,7 +105,7 @@ PARTS = {
             "throughput beside the plain network's, curves beside one pass per point, Score-CAM and Ablation-CAM\n"
             "beside pytorch-grad-cam's, time to first result, growth, profile; some minutes per network (the default)",
             _ONE,
-            lambda _: len(Ratios.PARTS),
+            lambda _: len(Ratios.SERIES),
             _each(lambda model, o, progress: Ratios(model, o.device, o.seconds, o.quick).measure(progress)),
         ),
         Part(

@@ -62,7 +62,7 @@ class Bench:
         classifier: the network.
         device: the device that computes.
         seconds: how long whatever is short is repeated.
-        batch_size: of the engine.
+        batch_size: the batch size of the engine.
         quick: whether few points of a curve do: for tests.
     """
 

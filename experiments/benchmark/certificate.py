@@ -23,10 +23,10 @@ from suny.method.explainer import SunyExplainer
 
 
 def certificate(out: Path, device: torch.device, k: int = 8, photographs: int = 6, seeds: int = 10) -> str:
-    """Error of sampled Shapley values against exact ones, per number of coalitions that had to be evaluated.
+    """Error of sampled Shapley values against exact ones, by the number of coalitions that had to be evaluated.
 
-    Both games of the demo's photographs, by features and by filters; relative L2 error, median and quartiles over
-    photographs, games and seeds, for plain orders and antithetic pairs.
+    The games are both of the demo's photographs, by features and by filters. The error is relative, in L2; its median and
+    quartiles are over photographs, games and seeds, for plain orders and for antithetic pairs.
 
     Returns: the medians as a table.
     """
@@ -49,9 +49,9 @@ def certificate(out: Path, device: torch.device, k: int = 8, photographs: int = 
                 errors, asked = [], []
                 for game, known in zip(games, truth, strict=True):
                     for seed in range(seeds):
-                        again = Game(k, game)  # counts for itself, answers from the table
-                        found = sampled(again, seed=seed, orders=orders, antithetic=antithetic).value
-                        errors.append(np.linalg.norm(found - known) / np.linalg.norm(known))
+                        again = Game(k, game)  # it counts for itself, and answers from the table
+                        estimate = sampled(again, seed=seed, orders=orders, antithetic=antithetic).value
+                        errors.append(np.linalg.norm(estimate - known) / np.linalg.norm(known))
                         asked.append(again.asked)
                 points.append((np.mean(asked), *np.quantile(errors, (0.25, 0.5, 0.75))))
                 rows.append((cause, label, orders, f"{points[-1][0]:.0f}", f"{points[-1][2]:.4f}"))

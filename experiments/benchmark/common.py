@@ -1,4 +1,4 @@
-"""What the measurements share: their figures, networks and a photograph."""
+"""The measurements share their figures, networks, methods and a photograph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from suny.explanation import Explainer
 from suny.images.decode import decode
 from suny.images.demo import Demo
 
-# networks whose weights come with the installation; others get random ones, which is enough for time
+# The weights of these networks come with the installation; others get random ones, which is enough for time.
 WITH_WEIGHTS = ("efficientnet_lite0", "causal_cnn", "causal_analytic")
 
 
@@ -37,7 +37,7 @@ class Figure:
 
 
 def network(name: str) -> Classifier:
-    """A network by name; of random weights where it has none without a download."""
+    """A network by name, with random weights where its own would have to be downloaded."""
     weights = [] if name in WITH_WEIGHTS else ["model.weights=random"]
     return config.read(composed([f"model={name}", *weights])).model.build()
 

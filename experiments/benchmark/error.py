@@ -1,4 +1,4 @@
-"""What faster settings cost: the error of bfloat16 and of compiled networks on every metric, and what they gain."""
+"""The price of faster settings: the error of bfloat16 and of compiled networks on every metric, and the speed they gain."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def errors(
 
     Args:
         classifier: the network.
-        device: where.
+        device: the device that computes.
         seconds: how long each throughput is measured.
-        limit: photographs; None: all.
-        progress: one step a setting and method.
-        settings: which, by name; None: all of :data:`SETTINGS`.
+        limit: how many photographs are used; None: all.
+        progress: takes one step per setting and method.
+        settings: keys of the engine by the setting's name; None: all of :data:`SETTINGS`.
     """
     engines = {"float32": Engine.of(classifier, device)}
     figures = []
@@ -60,7 +60,7 @@ def errors(
         overrides = [f"method={method}", "metrics=all", f"dataset.limit={limit or 'null'}"]
         run = config.read(composed(overrides))
         listed = run.dataset.load()
-        images = replace(listed, samples=tuple(replace(s, label=None) for s in listed.samples))  # of any network
+        images = replace(listed, samples=tuple(replace(s, label=None) for s in listed.samples))  # for any network
         cell = Cell(run, device, images, classifier)
         records: dict[str, list[Record]] = {}
         for name, engine in engines.items():
@@ -86,7 +86,7 @@ def errors(
 
 
 def _largest(ones: Sequence[Record], others: Sequence[Record], name: str) -> float | None:
-    """Of a metric that is a number an image."""
+    """The largest difference of an image; None for a metric that is no number per image."""
     pairs = [(a[name], b[name]) for a, b in zip(ones, others, strict=True) if a[name] is not None and b[name] is not None]
     if not pairs or not all(isinstance(v, int | float) for pair in pairs for v in pair):
         return None

@@ -1,19 +1,19 @@
-"""What needs a card, in one command: ``make test-gpu``, or ``python -m experiments.benchmark.gpu [key=value ...]``.
+"""All that needs a GPU, in one command: ``make test-gpu``, or ``python -m experiments.benchmark.gpu [key=value ...]``.
 
     equal    every method's maps and every metric beside the CPU's, in float32 and bf16 (experiments/benchmark/agreement.py)
     oom      explanations with too little memory: batches are halved, numbers and counted passes stay
     memory   the peak of every method
-    joblib   hydra/launcher=joblib_gpu: every job sees one card, and records what a run of its own records
+    joblib   hydra/launcher=joblib_gpu: every job sees one GPU, and records the same as a run of its own
     speed    throughput of explainers and metrics beside the plain network's; 85 % is the goal
-    error    what bf16 and torch.compile do to every metric, and what they gain
+    error    the errors of every metric in bf16 and with torch.compile, and the gain in speed
 
-Every figure goes to one table with the card's name, beside what is allowed where something is; the exit code is 1 where that is
-not met. Without a card it says so and ends with 0. Keys:
+Every figure goes to one table with the GPU's name, beside its limits where it has some; the exit code is 1 where one is not
+met. Without a GPU it says so and ends with 0. Keys:
 
-    part=all           a part, or several: part=equal,oom; the others' figures of the same card and code stay in the table
+    part=all           a part, or several: part=equal,oom; the others' figures of the same GPU and code stay in the table
     seconds=2          how long each throughput is measured
     out=results/benchmark/gpu     the table, as .csv and .md
-    device=cuda        cpu: the same code without a card
+    device=cuda        cpu: the same code without a GPU
     quick=false        true: small networks and few images, to see that it works
 """
 
@@ -49,7 +49,7 @@ from experiments.command.program import EXIT_DEFECT, EXIT_OK, composed, guarded,
 from experiments.jobs.machine import forget_peak, held_memory, peak_memory
 from experiments.store.card import environment
 from experiments.store.records import read_records, write_atomically, writing
-from experiments.tables.text import table
+from experiments.tables.text import table as text_table
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine, pick_device
@@ -57,16 +57,17 @@ from suny.errors import UserError, nearest
 
 _KEYS = {"part": "all", "seconds": "2", "out": "results/benchmark/gpu", "device": "cuda", "quick": "false"}
 
-# percent of the plain network's throughput
+# The goal is a percentage of the plain network's throughput.
 GOAL = 85.0
 
-# Of the memory that an explanation takes beside what is held before, so much is left to it.
+# An explanation is left this share of the memory that it takes beside what is held before.
 _SHARE = 0.4
 
-# images or activations a pass where a CPU stands for the card
+# A CPU that stands for the GPU has room for so many images or activations per pass.
 _ROOM = 20
 
-# what runs out of memory: masks, masks made beside the engine's passes, gradients by a library, gradients, tails
+# These run out of memory by different things: masks, masks made beside the engine's passes, gradients by a library,
+# gradients, tails.
 _GREEDY = {
     "scorecam": [],
     "rise": ["method.masks=256"],
@@ -75,12 +76,12 @@ _GREEDY = {
     "suny_filter": [],
 }
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = config.CONF.parent
 
 
 @dataclass(frozen=True)
-class Row(Figure):
-    """A figure with what is allowed: at most, at least; None where nothing is asked of it."""
+class Check(Figure):
+    """A figure with its limits: at most, at least; None where it has none."""
 
     part: str = ""
     most: float | None = None
@@ -94,8 +95,8 @@ class Row(Figure):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where the parts run: the device, seconds for each throughput, and whether small networks do."""
+class Options:
+    """How the parts run: the device, seconds per throughput, and whether small networks do."""
 
     device: torch.device
     seconds: float
@@ -106,64 +107,65 @@ class Bench:
         return "causal_cnn" if self.quick else "resnet50"
 
 
-def equal(bench: Bench) -> Iterator[Row]:
-    worlds = [agreement.World(w.overrides, 1) for w in agreement.WORLDS[:1]] if bench.quick else agreement.WORLDS
-    with tempfile.TemporaryDirectory() as root, tqdm(total=agreement.steps(worlds), unit="step") as progress:
-        for found in agreement.agreement(bench.device, root, progress, worlds):
-            yield Row(found.network, f"{found.what}, {found.precision}", found.value, found.unit, most=found.most)
+def equal(options: Options) -> Iterator[Check]:
+    subjects = [agreement.Subject(s.overrides, 1) for s in agreement.SUBJECTS[:1]] if options.quick else agreement.SUBJECTS
+    with tempfile.TemporaryDirectory() as root, tqdm(total=agreement.steps(subjects), unit="step") as progress:
+        for difference in agreement.compare(options.device, root, progress, subjects):
+            what = f"{difference.what}, {difference.precision}"
+            yield Check(difference.network, what, difference.value, difference.unit, most=difference.most)
 
 
-def oom(bench: Bench) -> Iterator[Row]:
-    classifier = network(bench.large)
+def oom(options: Options) -> Iterator[Check]:
+    classifier = network(options.large)
     for name, overrides in _GREEDY.items():
         method = explainer(f"method={name}", *overrides)
-        whole, engine = Engine.of(classifier, bench.device), Engine.of(classifier, bench.device)
+        whole, engine = Engine.of(classifier, options.device), Engine.of(classifier, options.device)
         image, target = photograph(classifier, engine)
         started, before = (engine.batch_size, engine.tail_batch_size), engine.cost
-        held = held_memory(bench.device)
-        forget_peak(bench.device)
+        held = held_memory(options.device)
+        forget_peak(options.device)
         true = method.explain(whole, image, target, [0]).saliency[0]
-        with _little_memory(engine, _SHARE * (peak_memory(bench.device) - held)):
-            found = engine.fitting(partial(method.explain, engine, image, target, [0])).saliency[0]
+        with _little_memory(engine, _SHARE * (peak_memory(options.device) - held)):
+            saliency = engine.fitting(partial(method.explain, engine, image, target, [0])).saliency[0]
         ended = engine.batch_size, engine.tail_batch_size
-        say = partial(Row, classifier.name, unit="images")
-        yield say(f"{name}: batches, before", float(started[0]))
-        yield say(f"{name}: batches, with little memory", float(ended[0]))
-        yield say(f"{name}: tails a batch, before", float(started[1]))
-        yield say(f"{name}: tails a batch, with little memory", float(ended[1]))
-        yield Row(classifier.name, f"{name}: batches are halved", float(ended < started), "", least=1.0)
+        images = partial(Check, classifier.name, unit="images")
+        yield images(f"{name}: batches, before", float(started[0]))
+        yield images(f"{name}: batches, with little memory", float(ended[0]))
+        yield images(f"{name}: tails per batch, before", float(started[1]))
+        yield images(f"{name}: tails per batch, with little memory", float(ended[1]))
+        yield Check(classifier.name, f"{name}: batches are halved", float(ended < started), "", least=1.0)
         passes = [sum(vars(cost).values()) for cost in (whole.cost, engine.cost - before)]
-        yield say(f"{name}: passes counted beyond those needed", float(abs(passes[0] - passes[1])), most=0.0)
-        off, most, unit = agreement.map_difference(name, [found.cpu()], [true.cpu()])
-        yield Row(classifier.name, f"{name}: map with little memory", off, unit, most=most)
+        yield images(f"{name}: passes counted beyond those needed", float(abs(passes[0] - passes[1])), most=0.0)
+        off, most, unit = agreement.map_difference(name, [saliency.cpu()], [true.cpu()])
+        yield Check(classifier.name, f"{name}: map with little memory", off, unit, most=most)
 
 
-def memory(bench: Bench) -> Iterator[Row]:
-    classifier = network(bench.large)
-    engine = Rehearsal.of(classifier, bench.device)
+def memory(options: Options) -> Iterator[Check]:
+    classifier = network(options.large)
+    engine = Rehearsal.of(classifier, options.device)
     engine.limit = 0.0  # every kind of batch runs once; the others take no more
     image, target = photograph(classifier, engine)
     for name in tqdm(methods(), "memory", unit="method"):
         engine.forget()
         engine.begin()
-        forget_peak(bench.device)
+        forget_peak(options.device)
         explainer(f"method={name}").explain(engine, image, target, [0])
         what = f"{name}: peak memory, batches of {engine.batch_size}"
-        yield Row(classifier.name, what, peak_memory(bench.device) / 2**30, "GiB")
+        yield Check(classifier.name, what, peak_memory(options.device) / 2**30, "GiB")
 
 
-def joblib(bench: Bench) -> Iterator[Row]:
+def joblib(options: Options) -> Iterator[Check]:
     launchers = importlib.import_module("hydra_plugins.suny_launchers._joblib")
-    card = bench.device.type == "cuda"
-    for gpu in launchers._gpus(-1) if card else ():
+    on_gpu = options.device.type == "cuda"
+    for gpu in launchers._gpus(-1) if on_gpu else ():
         place = launchers._Place({"CUDA_VISIBLE_DEVICES": gpu})
         seen = place.pool.submit(torch.cuda.device_count).result()
         place.close()
-        yield Row("", f"cards that a job on card {gpu} sees", float(seen), "cards", most=1.0, least=1.0)
+        yield Check("", f"GPUs that a job on GPU {gpu} sees", float(seen), "GPUs", most=1.0, least=1.0)
     names = ("gradcam", "center")
     with tempfile.TemporaryDirectory() as folder:
-        common = ["dataset=causal_shapes", f"dataset.root={folder}/data", "dataset.count=4", f"device={bench.device.type}"]
-        launcher = ["hydra/launcher=joblib_gpu"] if card else ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        common = ["dataset=causal_shapes", f"dataset.root={folder}/data", "dataset.count=4", f"device={options.device.type}"]
+        launcher = ["hydra/launcher=joblib_gpu"] if on_gpu else ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         command = [
             sys.executable,
             "run.py",
@@ -182,29 +184,29 @@ def joblib(bench: Bench) -> Iterator[Row]:
             swept = Path(folder, "swept", *alone.folder.parts[-3:])
             pair = [[_without_times(r) for r in read_records(f)] for f in (alone.folder, swept)]
             differ = sum(a != b for a, b in zip(*pair, strict=True))
-            yield Row("causal_cnn", f"{name}: records that differ from a run's own", float(differ), "images", most=0.0)
+            yield Check("causal_cnn", f"{name}: records that differ from a run's own", float(differ), "images", most=0.0)
 
 
-def speed(bench: Bench) -> Iterator[Row]:
-    for name in ("causal_cnn",) if bench.quick else ("efficientnet_lite0", "resnet50"):
+def speed(options: Options) -> Iterator[Check]:
+    for name in ("causal_cnn",) if options.quick else ("efficientnet_lite0", "resnet50"):
         classifier = network(name)
         for what, value, unit in tqdm(
-            Ratios(classifier, bench.device, bench.seconds, bench.quick).throughput(), name, unit="figure"
+            Ratios(classifier, options.device, options.seconds, options.quick).throughput(), name, unit="figure"
         ):
-            yield Row(name, what, value, unit, least=GOAL if what.endswith("of the prepared network's throughput") else None)
+            yield Check(name, what, value, unit, least=GOAL if what.endswith("of the prepared network's throughput") else None)
 
 
-def faster(bench: Bench) -> Iterator[Row]:
-    classifier: Classifier = network("causal_cnn" if bench.quick else "efficientnet_lite0")
+def faster(options: Options) -> Iterator[Check]:
+    classifier: Classifier = network("causal_cnn" if options.quick else "efficientnet_lite0")
     for name, keys in error.SETTINGS.items():  # one by one: should the compiler fail in the midst, bf16 has its figures
         with tqdm(total=2 * len(error.METHODS), unit="step") as progress:
-            figures = error.errors(classifier, bench.device, bench.seconds, 2, progress, {name: keys})
-        yield from (Row(**vars(figure)) for figure in figures)
+            figures = error.errors(classifier, options.device, options.seconds, 2, progress, {name: keys})
+        yield from (Check(**vars(figure)) for figure in figures)
         runs = any(figure.what == f"{name}: throughput" for figure in figures)
-        yield Row(classifier.name, f"{name} runs", float(runs), "", least=1.0)
+        yield Check(classifier.name, f"{name} runs", float(runs), "", least=1.0)
 
 
-PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Options], Iterator[Check]]] = {
     "equal": equal, "oom": oom, "memory": memory, "joblib": joblib, "speed": speed, "error": faster,
 }  # fmt: skip
 
@@ -225,79 +227,79 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError:
         raise UserError(f"seconds={keys['seconds']}: give a number.") from None
     if keys["device"] == "cuda" and not torch.cuda.is_available():
-        print("no card: this PyTorch sees no CUDA device, so nothing was run (device=cpu runs the same code without one).")
+        print("no GPU: this PyTorch sees no CUDA device, so nothing was run (device=cpu runs the same code without one).")
         return EXIT_OK
-    bench = Bench(pick_device(keys["device"]), seconds, keys["quick"] == "true")
-    out, where = Path(keys["out"]).expanduser(), machine(bench.device)
-    found = pd.DataFrame()
+    options = Options(pick_device(keys["device"]), seconds, keys["quick"] == "true")
+    out, where = Path(keys["out"]).expanduser(), machine(options.device)
+    table = pd.DataFrame()
     for part in chosen:
         print(f"{part} ...", file=sys.stderr, flush=True)
-        found = _kept(out.with_suffix(".csv"), where, part)
-        found = pd.concat([found, pd.DataFrame([_line(row) for row in _measured(part, bench)])], ignore_index=True)
-        _write(out, where, found)  # after each part: what is measured stays, whatever comes
-    failed = found[(found["ok"] == "no") & found["part"].isin(chosen)]
-    print(f"\n{where}: {(found['ok'] == 'yes').sum()} checks hold, {(found['ok'] == 'no').sum()} do not: {out}.csv, {out}.md")
+        table = _stored(out.with_suffix(".csv"), where, part)
+        table = pd.concat([table, pd.DataFrame([_line(row) for row in _measured(part, options)])], ignore_index=True)
+        _write(out, where, table)  # after each part, so that a later failure costs no figure
+    failed = table[(table["ok"] == "no") & table["part"].isin(chosen)]
+    print(f"\n{where}: {(table['ok'] == 'yes').sum()} checks hold, {(table['ok'] == 'no').sum()} do not: {out}.csv, {out}.md")
     if len(failed):
         print(_shown(failed))
     return EXIT_DEFECT if len(failed) else EXIT_OK
 
 
 def machine(device: torch.device) -> str:
-    """The card, the versions that numbers depend on, and the code."""
+    """The GPU, the versions that numbers depend on, and the code."""
     where = environment(device)
-    card = where["machine"]["device"]
+    name = where["machine"]["device"]
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
-        card += f", {about.total_memory / 2**30:.0f} GiB, compute capability {about.major}.{about.minor}"
+        name += f", {about.total_memory / 2**30:.0f} GiB, compute capability {about.major}.{about.minor}"
     libraries = f"torch {where['versions']['torch']}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     git = where["git"] or {}
     revision = str(git.get("revision") or "unknown")[:10] + (" and changes" if git.get("modified") else "")
-    return f"{card}; {libraries}; code {revision}"
+    return f"{name}; {libraries}; code {revision}"
 
 
-def _measured(part: str, bench: Bench) -> Iterator[Row]:
-    """The rows of a part; where it ends early, those that it had, and what happened."""
-    began, said = time.perf_counter(), ""
+def _measured(part: str, options: Options) -> Iterator[Check]:
+    """The rows of a part; where it ends early, those that it had, and the reason."""
+    began, reason = time.perf_counter(), ""
     try:
-        for row in PARTS[part](bench):
-            yield Row(**{**asdict(row), "part": part})
+        for row in PARTS[part](options):
+            yield Check(**{**asdict(row), "part": part})
     except Exception as ended:  # one part that fails must not cost the figures of the others
         traceback.print_exc()
-        said = f": {type(ended).__name__}: {' '.join(str(ended).split())[:300]}"
-    yield Row("", f"finished{said}", float(not said), "", part, least=1.0)
-    yield Row("", "time of this part", time.perf_counter() - began, "s", part)
+        reason = f": {type(ended).__name__}: {' '.join(str(ended).split())[:300]}"
+    yield Check("", f"finished{reason}", float(not reason), "", part, least=1.0)
+    yield Check("", "time of this part", time.perf_counter() - began, "s", part)
 
 
-def _line(row: Row) -> dict[str, Any]:
+def _line(row: Check) -> dict[str, Any]:
     ok = {None: "", True: "yes", False: "no"}[row.ok]
     return {"part": row.part, **{k: v for k, v in asdict(row).items() if k != "part"}, "ok": ok}
 
 
-def _kept(file: Path, where: str, part: str) -> pd.DataFrame:
-    """What is known of the other parts, of the same card and code."""
+def _stored(file: Path, where: str, part: str) -> pd.DataFrame:
+    """The figures that other runs have stored of the other parts, with the same GPU and code."""
     if not file.is_file():
         return pd.DataFrame()
     known = pd.read_csv(file, keep_default_na=False, na_values={"value": [""], "most": [""], "least": [""]})
     return known[(known["machine"] == where) & (known["part"] != part)].drop(columns="machine")
 
 
-def _write(out: Path, where: str, found: pd.DataFrame) -> None:
-    checks = f"{(found['ok'] == 'yes').sum()} checks hold, {(found['ok'] == 'no').sum()} do not."
-    head = f"# Figures of a card\n\n{where}\n\n{checks} `python -m experiments.benchmark.gpu --help` says what they are.\n"
-    sections = [f"## {part}\n\n{_shown(rows)}\n" for part, rows in found.groupby("part", sort=False)]
+def _write(out: Path, where: str, table: pd.DataFrame) -> None:
+    checks = f"{(table['ok'] == 'yes').sum()} checks hold, {(table['ok'] == 'no').sum()} do not."
+    head = f"# Figures of a GPU\n\n{where}\n\n{checks} `python -m experiments.benchmark.gpu --help` explains them.\n"
+    sections = [f"## {part}\n\n{_shown(rows)}\n" for part, rows in table.groupby("part", sort=False)]
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out.with_suffix(".csv"), found.assign(machine=where).to_csv(index=False).encode())
+        write_atomically(out.with_suffix(".csv"), table.assign(machine=where).to_csv(index=False).encode())
         write_atomically(out.with_suffix(".md"), "\n".join([head, *sections]).encode())
 
 
-def _shown(found: pd.DataFrame) -> str:
+def _shown(table: pd.DataFrame) -> str:
     def allowed(row: Any) -> str:
-        said = [f"{sign} {value:.3g}" for sign, value in (("<=", row.most), (">=", row.least)) if pd.notna(value)]
-        return ", ".join(said)
+        limits = (("<=", row.most), (">=", row.least))
+        return ", ".join(f"{sign} {value:.3g}" for sign, value in limits if pd.notna(value))
 
-    rows = [(r.network, r.what, f"{r.value:.3g}", r.unit, allowed(r), r.ok) for r in found.itertuples()]
-    return table(["network", "figure", "value", "unit", "allowed", "holds"], rows)
+    rows = [(r.network, r.what, f"{r.value:.3g}", r.unit, allowed(r), r.ok) for r in table.itertuples()]
+    return text_table(["network", "figure", "value", "unit", "allowed", "holds"], rows)
 
 
 def _without_times(record: dict[str, Any]) -> str:
@@ -306,7 +308,7 @@ def _without_times(record: dict[str, Any]) -> str:
 
 @contextmanager
 def _little_memory(engine: Engine, room: float) -> Iterator[None]:
-    """Leaves so many bytes of the card to what comes; a CPU refuses batches of more than :data:`_ROOM`, as if it had none."""
+    """Leaves so many bytes of the GPU to what comes; a CPU refuses batches of more than :data:`_ROOM`, as if it had none."""
     if engine.device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()

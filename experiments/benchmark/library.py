@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.benchmark.common import quiet
 
-# The masked or ablated channels on which an intervention is timed: a whole layer takes minutes.
+# An intervention is timed on so many masked or ablated channels: a whole layer takes minutes.
 CHANNELS = 32
 
 
@@ -21,12 +21,12 @@ def intervention_costs(network: nn.Module, layer: str, image: Tensor, target: Te
     """Seconds for one intervention of pytorch-grad-cam's Ablation-CAM and Score-CAM, over some channels of a layer."""
     network = copy.deepcopy(network)  # it patches the network
     module = network.get_submodule(layer)
-    kept: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach().clone()))
+    outputs: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach().clone()))
     with torch.no_grad():
         network(image)
     handle.remove()
-    some = kept[0].cpu().numpy()[:, :CHANNELS]
+    some = outputs[0].cpu().numpy()[:, :CHANNELS]
     wanted = [ClassifierOutputTarget(int(target))]
     spent = []
     for kind in (AblationCAM, ScoreCAM):
@@ -40,23 +40,23 @@ def intervention_costs(network: nn.Module, layer: str, image: Tensor, target: Te
     return spent[0], spent[1]
 
 
-def whole(
+def explain(
     kind: type[AblationCAM] | type[ScoreCAM], network: nn.Module, layer: str, image: Tensor, target: Tensor, batch_size: int
 ) -> tuple[Tensor, float]:
-    """A whole explanation.
+    """Makes a whole explanation.
 
     Returns: the map before it is rectified, scaled and upsampled, (h, w), and the seconds it took.
     """
     network = copy.deepcopy(network)  # Ablation-CAM patches it
     cam = kind(network, [network.get_submodule(layer)])
     cam.batch_size = batch_size
-    kept: list[Tensor] = []
-    drawn = cam.get_cam_image
+    maps: list[Tensor] = []
+    get_map = cam.get_cam_image
 
     def keep(*arguments: Any) -> Any:
-        found = drawn(*arguments)
-        kept.append(torch.from_numpy(found)[0].float())
-        return found
+        low = get_map(*arguments)
+        maps.append(torch.from_numpy(low)[0].float())
+        return low
 
     cam.get_cam_image = keep
     start = time.perf_counter()
@@ -64,4 +64,4 @@ def whole(
         cam(image, [ClassifierOutputTarget(int(target))])
     taken = time.perf_counter() - start
     cam.activations_and_grads.release()
-    return kept[0], taken
+    return maps[0], taken

@@ -1,4 +1,4 @@
-"""Memory: the peak of every method, each in a process of its own, and what is held after many images."""
+"""Memory: the peak of every method, each in a process of its own, and the memory that is held after many images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine
 from suny.errors import UserError
 
-# after so many images held memory is read
+# Held memory is read after so many images.
 IMAGES = (50, 200)
 
 
@@ -57,11 +57,11 @@ def peaks(models: Sequence[str], batch_size: int, device: torch.device, progress
 
 
 def held(classifier: Classifier, device: torch.device, progress: tqdm[Any]) -> list[Figure]:
-    """What is held after 50 and after 200 images, each explained by several methods."""
+    """The memory that is held after 50 and after 200 images, each explained by several methods."""
     engine = Engine.of(classifier, device)
     names = ("gradcam", "gradcampp", "groupcam", "ablationcam", "cexcnn", "eigencam", "suny_filter")
     explainers = [explainer(f"method={name}") for name in names]
-    found = []
+    figures = []
     for at in range(1, IMAGES[-1] + 1):
         image, target = photograph(classifier, engine, at % 6)
         for each in explainers:
@@ -70,8 +70,8 @@ def held(classifier: Classifier, device: torch.device, progress: tqdm[Any]) -> l
         progress.update()
         if at in IMAGES:
             what = f"{', '.join(names)}: held after {at} images"
-            found.append(Figure(classifier.name, what, held_memory(device) / 2**20, "MiB"))
-    return found
+            figures.append(Figure(classifier.name, what, held_memory(device) / 2**20, "MiB"))
+    return figures
 
 
 def main(model: str, method: str, batch_size: str, device: str) -> None:

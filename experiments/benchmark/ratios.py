@@ -31,16 +31,16 @@ from suny.interventions.pixels import pixel_order, rise_kernel
 
 
 class Ratios:
-    """The measurements of one network; each part returns its figures.
+    """The measurements of one network; each of :data:`SERIES` yields its figures.
 
     Args:
         classifier: the network.
-        device: where.
+        device: the device that computes.
         seconds: how long whatever is short is repeated.
         quick: fewer points in every series, and no process is started: for tests.
     """
 
-    PARTS = ("throughput", "curves", "cams", "first_result", "growth", "profile")
+    SERIES = ("throughput", "curves", "cams", "first_result", "growth", "profile")
 
     def __init__(self, classifier: Classifier, device: torch.device, seconds: float, quick: bool) -> None:
         self.bench = Bench(classifier, device, seconds, quick=quick)
@@ -49,9 +49,9 @@ class Ratios:
 
     def measure(self, progress: tqdm[Any]) -> list[Figure]:
         figures = []
-        for part in self.PARTS:
-            progress.set_description(f"{self.classifier.name}: {part.replace('_', ' ')}")
-            for what, value, unit in getattr(self, part)():
+        for series in self.SERIES:
+            progress.set_description(f"{self.classifier.name}: {series.replace('_', ' ')}")
+            for what, value, unit in getattr(self, series)():
                 figures.append(Figure(self.classifier.name, what, value, unit))
             progress.update()
         return figures
@@ -59,7 +59,7 @@ class Ratios:
     def throughput(self) -> Any:
         """The prepared network beside the one that a user loads; perturbation methods beside the prepared network."""
         size, taken = len(self.bench.batch), self.bench.throughput()
-        yield "network as loaded, one image a pass", 1 / taken.single, "images/s"
+        yield "network as loaded, one image per pass", 1 / taken.single, "images/s"
         yield f"network as loaded, batches of {size}", 1 / taken.loaded, "images/s"
         yield f"network prepared, batches of {size}", 1 / taken.prepared, "images/s"
         yield "  of the network as loaded, the same batches", 100 * taken.loaded / taken.prepared, "%"
@@ -76,22 +76,22 @@ class Ratios:
         yield f"{CURVES}: of the prepared network's throughput", self.bench.share(self.bench.curves).percent, "%"
 
     def curves(self) -> Any:
-        """Deletion and insertion beside one pass a point, as it is commonly written."""
+        """Deletion and insertion beside one pass per point, as it is commonly written."""
         points = 29
         saliency = explainer("method=gradcam").explain(self.engine, self.image, self.target, [0]).saliency[0]
-        found: list[tuple[float, float]] = []
+        areas: list[tuple[float, float]] = []
 
         def ours() -> None:
             case = Case(self.engine, self.image[0], int(self.target), saliency)
-            found.append((Deletion(points=points).measure(case), Insertion(points=points).measure(case)))
+            areas.append((Deletion(points=points).measure(case), Insertion(points=points).measure(case)))
 
         def loop() -> None:
-            found.append(_stepwise(self.bench.plain, self.image, int(self.target), saliency, points))
+            areas.append(_score_stepwise(self.bench.plain, self.image, int(self.target), saliency, points))
 
         fast, slow = in_turn([ours, loop], self.device, self.seconds, warm=False)
         yield f"deletion and insertion, {points} points", fast, "s"
-        yield "  faster than one pass of the network as loaded a point", slow / fast, "times"
-        yield "  largest difference of the four areas", max(abs(a - b) for a, b in zip(*found[:2], strict=True)), ""
+        yield "  faster than one pass of the network as loaded per point", slow / fast, "times"
+        yield "  largest difference of the four areas", max(abs(a - b) for a, b in zip(*areas[:2], strict=True)), ""
 
     def cams(self) -> Any:
         """Whole explanations beside pytorch-grad-cam's, of the same layer, in batches of the same size."""
@@ -101,13 +101,13 @@ class Ratios:
         )
         for title, kind, name in pairs:
             method = explainer(f"method={name}")
-            self.bench.explain(method)  # warm
+            self.bench.explain(method)  # the first call warms up
             before, ours = self._clocked(method)
-            low, theirs = library.whole(
+            low, theirs = library.explain(
                 kind, self.bench.loaded, self.bench.layer, self.image, self.target, len(self.bench.batch)
             )
             after, _ = self._clocked(method)
-            # the library divides by the logit, ours by its absolute value
+            # The library divides by the logit, ours by its absolute value.
             sign = 1.0 if name != "ablationcam" else float(self.engine.logits(self.image)[0, int(self.target)].sign())
             expected = upsample((sign * low.to(self.device)).clamp(min=0)[None], self.image.shape[-2:])[0]
             top = float(expected.max()) or float("nan")  # two empty maps agree in nothing
@@ -116,7 +116,7 @@ class Ratios:
             yield "  largest difference of the maps, of their maximum", float((ours - expected).abs().max()) / top, ""
 
     def first_result(self) -> Any:
-        """A fresh process from its start to its first record, of the demo's photographs."""
+        """A fresh process from its start to the first record of the demo's photographs."""
         if self.quick or self.classifier.label_space != "imagenet":
             return
         arguments = [f"model={self.classifier.name}", "method=gradcam", "metrics=fast", f"device={self.device.type}"]
@@ -158,7 +158,7 @@ class Ratios:
         def deletion(points: int) -> Callable[[], Any]:
             return lambda: Deletion(points=points).measure(Case(engine, image[0], target, saliency, clean=1.0))
 
-        # the first point is the clean image, which is known
+        # The first point is the clean image, which is known.
         yield from self._series("deletion, {} points", (9, 17) if self.quick else (15, 29, 57), deletion, lambda n: n - 1)
 
         def sized(side: int) -> Callable[[], Any]:
@@ -176,8 +176,8 @@ class Ratios:
             def work() -> None:
                 for at in range(count):
                     shown, chosen = photograph(self.classifier, engine, at % 6)
-                    found = method.explain(engine, shown, chosen, [at]).saliency[0]
-                    Deletion(points=5).measure(Case(engine, shown[0], int(chosen), found))
+                    saliency = method.explain(engine, shown, chosen, [at]).saliency[0]
+                    Deletion(points=5).measure(Case(engine, shown[0], int(chosen), saliency))
 
             return work
 
@@ -225,10 +225,10 @@ class Ratios:
         yield f"  growth from {values[0]} to {values[-1]}, over that of the work (1: linear)", grown, ""
 
 
-def _stepwise(
+def _score_stepwise(
     network: Callable[[Tensor], Tensor], image: Tensor, target: int, saliency: Tensor, points: int
 ) -> tuple[float, float]:
-    """Deletion and insertion, one pass a point; image (1, 3, H, W), saliency (H, W)."""
+    """Deletion and insertion with one pass per point; image (1, 3, H, W), saliency (H, W)."""
     kernel = rise_kernel().to(image)[None, None].expand(3, 1, -1, -1)
     blurred = nn.functional.conv2d(image, kernel, padding=kernel.shape[-1] // 2, groups=3)
     order, counts = pixel_order(saliency), steps(saliency.numel(), points)

@@ -1,10 +1,10 @@
-"""Start: what a process reads, and for how long, before its first image, where the data set has many.
+"""Start: the bytes that a process reads, and the time it takes, before the first image of a data set that has many.
 
 A folder in the layout of ILSVRC2012 (images, an XML file for each, LOC_val_solution.csv) is made in a temporary directory; the
-images are small, so that what is counted is the cost of their number. Each start is a process of its own, and its figures are
-of what depends on the data set: lists, annotations, checks, digest, and the first image decoded. The program, its imports and
-the network come on top. Bytes are those that the process asked the system for (``rchar`` of /proc/self/io), from the disk or
-not.
+images are small, so that what is counted is the cost of their number. Each start is a process of its own, and its figures
+cover all that depends on the data set: lists, annotations, checks, digest, and the first image decoded. The program, its
+imports and the network come on top. Bytes are those that the process asked the system for (``rchar`` of /proc/self/io),
+whether from the disk or not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from suny.images.decode import decode
 from suny.images.filecache import SETTLED, FileCache
 from suny.images.ilsvrc2012 import Ilsvrc2012
 
-# shards of the figure that is summed up rather than measured
+# One figure is for so many shards; it is computed rather than measured.
 _SHARDS = 64
 
 _SIZE = (80, 60)  # pixels
@@ -65,7 +65,7 @@ def make(root: Path, count: int) -> None:
 
 
 def start(root: str, caches: str) -> dict[str, Any]:
-    """Of this process: seconds, those of a core, and bytes until the first image is decoded, and the digest of the list."""
+    """Measures this process: seconds, those of a core, and bytes until the first image is decoded, and the digest of the list."""
     began, busy, before = time.perf_counter(), time.process_time(), _read()
     images = Ilsvrc2012(name="ilsvrc2012", root=root).load(FileCache(Path(caches), root) if caches else None)
     digest = images.digest
@@ -78,18 +78,18 @@ def figures(count: int, together: int, progress: tqdm[Any]) -> list[Figure]:
     """Starts without a cache, with an empty one, with a full one; of one process, and of several at once.
 
     Args:
-        count: images of the folder.
+        count: how many images the folder has.
         together: processes that start at once.
-        progress: of :data:`STEPS` steps.
+        progress: takes :data:`STEPS` steps.
     """
-    found = []
+    measures: list[Figure] = []
 
     def measured(what: str, caches: str, processes: int = 1) -> list[dict[str, Any]]:
         progress.set_description(what)
         each = _started(root, caches, processes)
-        found.append(Figure("-", f"{what}: to the first image", max(e["seconds"] for e in each), "s"))
-        found.append(Figure("-", f"{what}: of a core", max(e["core"] for e in each), "s"))
-        found.append(Figure("-", f"{what}: read", sum(e["read"] for e in each) / 1e6, "MB"))
+        measures.append(Figure("-", f"{what}: to the first image", max(e["seconds"] for e in each), "s"))
+        measures.append(Figure("-", f"{what}: of a core", max(e["core"] for e in each), "s"))
+        measures.append(Figure("-", f"{what}: read", sum(e["read"] for e in each) / 1e6, "MB"))
         progress.update()
         return each
 
@@ -110,17 +110,17 @@ def figures(count: int, together: int, progress: tqdm[Any]) -> list[Figure]:
         kept = sum(path.stat().st_size for path in Path(one).iterdir())
     if len({s["digest"] for s in starts}) > 1:
         raise AssertionError("the digest of the list depends on the cache")
-    found.append(
+    measures.append(
         Figure(
             "-", f"{_SHARDS} shards, second start, {_SHARDS} times that of one: read", _SHARDS * second[0]["read"] / 1e6, "MB"
         )
     )
-    found.append(Figure("-", "the cache on the disk", kept / 1e6, "MB"))
-    return found
+    measures.append(Figure("-", "the cache on the disk", kept / 1e6, "MB"))
+    return measures
 
 
 def _started(root: str, caches: str, processes: int) -> list[dict[str, Any]]:
-    """What :func:`start` returns in so many processes at once."""
+    """The results of :func:`start` in so many processes at once."""
     command = [sys.executable, "-m", "experiments.benchmark.scale", root, caches]
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -44,10 +44,10 @@ def suny_speed(classifier: Classifier, device: torch.device, seconds: float, pro
     step("throughput")
     taken = bench.throughput()
     note("batch size, calibrated", size, "images")
-    note("network as loaded, one image a pass", 1 / taken.single, "images/s")
+    note("network as loaded, one image per pass", 1 / taken.single, "images/s")
     note("network as loaded, the same batch size", 1 / taken.loaded, "images/s")
     note("network prepared", 1 / taken.prepared, "images/s")
-    note("gain of preparation over one image a pass", taken.single / taken.prepared, "times")
+    note("gain of preparation over one image per pass", taken.single / taken.prepared, "times")
     note("gain of preparation at the same batch size", taken.loaded / taken.prepared, "times")
 
     step(_FEATURE)

@@ -1,4 +1,4 @@
-"""How long a command takes to say one line, and to reach its first image, beside the imports that this can't do without."""
+"""How long a command takes to say one line, and to reach its first image, beside the imports that it needs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from experiments.command.program import EXIT_MISTAKE, EXIT_OK
 from suny.classifiers.classifier import Classifier
 from suny.errors import UserError
 
-# how often each is started, all in turn
+# Each command is started so often, all in turn.
 ROUNDS = 5
 
 _ROOT = CONF.parent
 
-# what run.py says by itself: the arguments, and the exit code
-SAID = {
+# run.py answers these by itself: the arguments, and the exit code.
+ANSWERS = {
     "--help": (["--help"], EXIT_OK),
     "a wrong key": (["methd=suny"], EXIT_MISTAKE),
     "a missing folder": (["dataset=cub", "dataset.root=/there/is/no/such/folder"], EXIT_MISTAKE),
 }
 
-# Seconds of preparing the network, without its modules' imports.
+# This program prints the seconds of preparing the network, without its modules' imports.
 _PREPARING = """
 import sys, time
 import suny, torch, torchvision
@@ -53,12 +53,12 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
 
     Args:
         classifier: the network of the run.
-        device: where it computes.
+        device: the device that computes.
         rounds: how often each is started.
-        progress: advances by as many.
+        progress: advances once per round.
     """
     model = [f"model={classifier.name}", *([] if classifier.name in WITH_WEIGHTS else ["model.weights=random"])]
-    # few passes, so that it is the way to the first image which is timed
+    # There are few passes, so that the way to the first image is timed.
     run = [*model, "method=suny", "method.k=1", "method.prescreen=1", "metrics=energy_proportion", f"device={device.type}"]
     torch_alone, both = "import torch", "import torch, torchvision"
     preparing, first = "the network's preparation", "first image"
@@ -66,7 +66,7 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
         torch_alone: lambda: _process(["-c", "import torch"])[0],
         both: lambda: _process(["-c", "import suny, torch, torchvision"])[0],
         preparing: lambda: float(_process(["-c", _PREPARING, device.type, *model])[1]),
-        **{what: partial(_saying, arguments, code) for what, (arguments, code) in SAID.items()},
+        **{what: partial(_answer, arguments, code) for what, (arguments, code) in ANSWERS.items()},
         first: lambda: first_record(run),
     }
     spent: dict[str, list[float]] = {what: [] for what in works}
@@ -81,7 +81,7 @@ def start(classifier: Classifier, device: torch.device, rounds: int, progress: t
     figures = []
     for what, seconds in spent.items():
         figures.append(Figure(classifier.name, what, statistics.median(seconds), "s"))
-        if what in SAID:
+        if what in ANSWERS:
             figures.append(Figure(classifier.name, f"  of {torch_alone}", against(what, torch_alone), "times"))
     figures.append(Figure(classifier.name, f"  of {both} and {preparing}", against(first, both, preparing), "times"))
     return figures
@@ -91,7 +91,7 @@ def first_record(arguments: Sequence[str]) -> float:
     """Seconds of a run in a process of its own, from its start to its first record.
 
     Args:
-        arguments: of run.py, without ``results_dir``; the data set is the demo's first photograph.
+        arguments: those of run.py without ``results_dir``; the data set is the demo's first photograph.
 
     Raises:
         UserError: no record came.
@@ -103,22 +103,22 @@ def first_record(arguments: Sequence[str]) -> float:
             while process.poll() is None and not any(p.stat().st_size for p in Path(folder).rglob("records.jsonl")):
                 time.sleep(0.02)
             taken = time.perf_counter() - begun
-            _, said = process.communicate()
+            _, complaint = process.communicate()
         if process.returncode:
-            raise UserError(f"the first result did not come: {said.strip()[-300:]}")
+            raise UserError(f"the first result did not come: {complaint.strip()[-300:]}")
     return taken
 
 
-def _saying(arguments: Sequence[str], code: int) -> float:
-    """Seconds of run.py, which ends with an exit code."""
+def _answer(arguments: Sequence[str], code: int) -> float:
+    """Seconds of run.py, which is to end with an exit code."""
     return _process(["run.py", *arguments], code)[0]
 
 
 def _process(arguments: Sequence[str], code: int = EXIT_OK) -> tuple[float, str]:
-    """Seconds of a Python process, which ends with an exit code, and what it prints.
+    """Seconds of a Python process, which is to end with an exit code, and the text that it prints.
 
     Raises:
-        UserError: it ends with another one.
+        UserError: it ends with another exit code.
     """
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     begun = time.perf_counter()

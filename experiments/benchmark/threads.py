@@ -1,6 +1,6 @@
-"""Thread pools: what is done outside the network with one thread and with all, alone and beside other work.
+"""Thread pools: the work outside the network with one thread and with all, alone and beside other work.
 
-Pools take their size when their library is loaded, so that there are two fresh processes, which take turns; one of them sleeps.
+Pools take their size when their library is loaded, so that two fresh processes take turns, and one of them always sleeps.
 """
 
 from __future__ import annotations
@@ -38,30 +38,31 @@ from suny.images.demo import Demo
 from suny.images.geometry import Box
 from suny.interventions.pixels import substrate
 
-# methods whose library runs the network itself, so that its time is not told apart
+# The library of these methods runs the network itself, so that its time can't be told apart.
 _WITHIN = ("integrated_gradients",)
-# methods and their settings: all presets, what no preset has, and fewer masks where all are made in the same way
+# These are measured beside the presets, or in place of one: settings that no preset has, and fewer masks where all are made
+# in the same way.
 _SETTINGS = {
     "suny, k-means": ["method=suny_groups", "method.candidates=kmeans"],
     "suny, filters in groups": ["method=suny_filter", "method.candidates=nmf"],
     "rise": ["method=rise", "method.masks=512"],
 }
 _WORK = ("a pass of the network", "deletion and insertion", "box accuracy", "sanity", "statistics", "filters", "decoding")
-# the network sees one batch of so many; its results stand for the others', which are built all the same
+# The network sees one of so many batches; its results stand for the others', which are built all the same.
 _EVERY = 32
-_ENOUGH = 0.02  # seconds; what takes less is repeated
+_ENOUGH = 0.02  # seconds; shorter work is repeated
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# ends with the process that has started it, however that ends
+# The loop ends with the process that has started it, however that ends.
 _LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(1000000): pass"
 
 
 @dataclass(frozen=True)
-class Row:
+class ThreadTimes:
     """Seconds of some work outside the network with one thread, and how many times longer it takes otherwise.
 
     Args:
         network: its name.
-        what: the work.
+        what: the work's name.
         seconds: with one thread.
         all_threads: with all threads, over ``seconds``.
         busy: with one thread beside a busy loop on each core, over ``seconds``.
@@ -77,42 +78,42 @@ class Row:
 
 
 def works() -> list[str]:
-    """What is measured: methods, then the rest."""
+    """The names of all work that is measured: methods, then the rest."""
     return [*sorted({*memory.methods(), *_SETTINGS} - {*_WITHIN}), *_WORK]
 
 
-def ratios(models: Sequence[str], seconds: float, some: Sequence[str], progress: tqdm[Any]) -> list[Row]:
-    """What all threads take of the time of one.
+def ratios(models: Sequence[str], seconds: float, some: Sequence[str], progress: tqdm[Any]) -> list[ThreadTimes]:
+    """The time of all threads over the time of one.
 
     Args:
-        models: networks.
-        seconds: how long a part is measured, of :func:`works`, alone and beside the loops each.
-        some: of :func:`works`.
-        progress: two steps a part.
+        models: names of networks.
+        seconds: how long each work is measured, alone and again beside the loops.
+        some: names among :func:`works`.
+        progress: takes two steps per work.
     """
     rows = []
     for model in models:
         with ExitStack() as stack:
             workers = [stack.enter_context(_worker(model, limit)) for limit in ("1", None)]
-            found: dict[str, list[float]] = {}
+            taken: dict[str, list[float]] = {}
             for loops in (0, os.cpu_count() or 1):
                 with busy(loops):
                     for what in some:
                         progress.set_description(f"{model}: {what}, beside {loops} busy loops")
-                        found.setdefault(what, []).extend(_in_turn(workers, model, what, seconds))
+                        taken.setdefault(what, []).extend(_in_turn(workers, model, what, seconds))
                         progress.update()
-        for what, (one, several, one_busy, several_busy) in found.items():
-            rows.append(Row(model, what, one, several / one, one_busy / one, several_busy / one_busy))
+        for what, (one, several, one_busy, several_busy) in taken.items():
+            rows.append(ThreadTimes(model, what, one, several / one, one_busy / one, several_busy / one_busy))
     return rows
 
 
 @contextmanager
 def busy(loops: int) -> Iterator[list[int]]:
-    """So many processes that do nothing but take time, while the block runs; their ids."""
+    """Runs so many processes that do nothing but take time while the block runs; yields their ids."""
     with ExitStack() as stack:
         running = []
         for _ in range(loops):
-            # Ctrl-C ends them too: nobody wants to read where
+            # Ctrl-C ends them too, and nobody wants to read their tracebacks.
             loop = subprocess.Popen([sys.executable, "-c", _LOOP, str(os.getpid())], stderr=subprocess.DEVNULL)
             stack.callback(loop.wait)
             stack.callback(loop.kill)
@@ -128,7 +129,7 @@ def _worker(model: str, limit: str | None) -> Iterator[ProcessPoolExecutor]:
         if limit:
             os.environ.update(dict.fromkeys(_VARIABLES, limit))
         try:
-            started = worker.submit(_bench, model)
+            started = worker.submit(_worker_of, model)
         finally:
             for name in _VARIABLES:
                 os.environ.pop(name, None)
@@ -148,8 +149,8 @@ def _in_turn(workers: Sequence[ProcessPoolExecutor], model: str, what: str, seco
 
 def outside(model: str, what: str) -> float:
     """Seconds that some work takes outside the network, in this process: the median of runs after the first."""
-    bench = _bench(model)
-    engine, work = bench.engine, bench.work(what)
+    worker = _worker_of(model)
+    engine, work = worker.engine, worker.work(what)
     taken: list[float] = []
     while sum(taken) < _ENOUGH:
         engine.restart()
@@ -159,22 +160,22 @@ def outside(model: str, what: str) -> float:
 
 
 @cache
-def _bench(model: str) -> _Bench:
-    return _Bench(model)
+def _worker_of(model: str) -> _Worker:
+    return _Worker(model)
 
 
-class _Bench:
-    """A network, and what is done beside it."""
+class _Worker:
+    """A network, and the work that is done beside it."""
 
     def __init__(self, model: str) -> None:
         config.register_torchvision([f"model={model}"])
         self.classifier = network(model)
-        self.engine = _Sparing.of(self.classifier, "cpu")
+        self.engine = _SparingEngine.of(self.classifier, "cpu")
         self.image, self.target = photograph(self.classifier, self.engine)
         self.works: dict[str, Callable[[], Any]] = {}
 
     def work(self, what: str) -> Callable[[], Any]:
-        """Some work, which has run once."""
+        """The work of a name, which has run once."""
         if what not in self.works:
             self.works[what] = self._work(what)
             self.engine.restart()
@@ -194,12 +195,12 @@ class _Bench:
         curves = draws.uniform(size=(500, 225))
         sample = Demo(name="demo").load().samples[0]
 
-        def perturbed() -> None:
+        def score_curves() -> None:
             case = Case(engine, image[0], int(target), noise)
             Deletion(points=225).measure(case)
             Insertion(points=225).measure(case)
 
-        def told() -> None:
+        def compute_statistics() -> None:
             mean_interval(values[0].tolist())
             class_mean_interval(values[0].tolist(), list(range(100)) * 5)
             mean_band(curves)
@@ -207,32 +208,32 @@ class _Bench:
             paired(values[0].tolist(), values[1].tolist())
             rank_comparison(values.T, True)
 
-        def filtered() -> None:
+        def blur() -> None:
             for kind in ("blur", "strong_blur", "gaussian", "wide_gaussian"):
                 substrate(image[0], kind)
 
         boxes = (Box(20.0, 20.0, 100.0, 100.0),)
         works = (
             lambda: engine.logits(image),
-            perturbed,
+            score_curves,
             lambda: BoxAccuracy().measure(Case(engine, image[0], int(target), centre, boxes=boxes)),
             lambda: similarity(noise, centre),
-            told,
-            filtered,
+            compute_statistics,
+            blur,
             lambda: load(sample, self.classifier.view),
         )
         return dict(zip(_WORK, works, strict=True))[what]
 
 
-class _Sparing(ProfiledEngine):
-    """An engine that builds every batch, and runs the network on some."""
+class _SparingEngine(ProfiledEngine):
+    """An engine that builds every batch, and runs the network on some of them."""
 
     def __init__(self, *settings: Any, **keys: Any) -> None:
         self._passes: dict[tuple[Any, ...], tuple[int, Tensor | None]] = {}
         super().__init__(*settings, **keys)
 
     def restart(self) -> None:
-        """Before an image."""
+        """Begins another image."""
         self.spent = dict.fromkeys(self.spent, 0.0)
         self._passes.clear()
 
@@ -249,5 +250,5 @@ class _Sparing(ProfiledEngine):
 
         return super()._batched(count, build, some, *kind, **named)
 
-    def _random(self, seed: int, layers: Any) -> _Sparing:
+    def _random(self, seed: int, layers: Any) -> _SparingEngine:
         return self  # another network takes the same time

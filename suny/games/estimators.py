@@ -22,11 +22,11 @@ Coalitions = NDArray[np.bool_]
 
 
 class Game:
-    """A game of k players that remembers what it has been asked.
+    """A game of k players that remembers the coalitions it has been asked for.
 
     Args:
-        k: players.
-        value: values of a batch of coalitions, bool (n, k) -> float64 (n,).
+        k: how many players there are.
+        value: returns the values of a batch of coalitions, bool (n, k) -> float64 (n,).
     """
 
     def __init__(self, k: int, value: Callable[[Coalitions], Floats]) -> None:
@@ -79,7 +79,7 @@ class Estimate:
 
     @property
     def residual(self) -> float:
-        """Efficiency residual: what the values miss of v(F) - v(empty); 0 for Shapley values up to rounding."""
+        """Efficiency residual: by how much the values miss v(F) - v(empty); 0 for Shapley values up to rounding."""
         return float(self.value.sum() - (self.full - self.empty))
 
 
@@ -118,13 +118,13 @@ def sampled(
 
     Args:
         game: asked for the coalitions along each order.
-        b: of the semivalue; other than 1, contributions are weighed by the position where they arise. The single effects of
+        b: the semivalue; other than 1, contributions are weighed by the position where they arise. The single effects of
             b = inf are exact.
-        seed: of the orders.
+        seed: draws the orders.
         orders: how many at most; in pairs where ``antithetic``.
-        budget: stop before the game has evaluated more than so many coalitions (at least two samples are taken).
-        target_error: stop once the largest standard error is below (of Shapley values, where b = inf).
-        antithetic: pair each order with its reverse.
+        budget: stops before the game has evaluated more than so many coalitions (at least two samples are taken).
+        target_error: stops once the largest standard error is below (of Shapley values, where b = inf).
+        antithetic: pairs each order with its reverse.
 
     Returns: values with the standard error of their mean over samples (an order, or a pair of orders).
     """

@@ -1,4 +1,4 @@
-"""From a table of coalition values to one value for each player; pure functions.
+"""Turns a table of coalition values into one value per player; pure functions.
 
 A game of k players is a table v of 2^k numbers: entry S, read as a bit mask, is the value of the coalition that has
 player f where bit f is set. v[0] is the empty coalition, v[2^k - 1] the full one.
@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from suny.later import Later
+from suny.threads import one_thread
 
 if TYPE_CHECKING:
     from scipy import stats
 else:
     stats = Later("scipy.stats")
-
-from suny.threads import one_thread
 
 Floats = NDArray[np.float64]
 

@@ -1,1 +1,1 @@
-"""What can be removed or kept: pixels of an image, regions and feature maps of it, filters of a layer."""
+"""Interventions remove or keep pixels of an image, regions and feature maps of it, or filters of a layer."""

@@ -1,4 +1,4 @@
-"""Causes: what an explanation can remove or keep, and the class probability when it does.
+"""An explanation can remove or keep causes, and asks for the class probability when it does.
 
 An intervention do(S) keeps the causes S and removes the rest. Each kind of cause answers the same few questions; the
 explainer asks no others.
@@ -42,7 +42,7 @@ class Causes(Protocol):
         """p_c when each coalition is removed and everything else is left.
 
         Args:
-            players: which causes play, int64 (k,).
+            players: the causes that play, int64 (k,).
             coalitions: bool (n, k), over the players.
 
         Returns: float32 (n,).
@@ -65,7 +65,7 @@ class ImageCauses:
         engine: runs the network.
         image: normalised, (3, H, W).
         target: the class c.
-        fill: what replaces removed pixels.
+        fill: the substrate that replaces removed pixels.
         rule: the mask of a coalition from its members': their maximum; ``noisy_or`` 1 - prod(1 - m); ``sum``, min-max
             normalised; ``partition``: members' share of the sum over all players, so that all together cover everything.
     """
@@ -101,12 +101,12 @@ class ImageCauses:
         return self.engine.score(len(coalitions), build, self.target)
 
     def _covers(self, players: Tensor, coalitions: Tensor) -> Callable[[slice], Tensor]:
-        """What each coalition, bool (n, k), of a slice of them covers: (n, H, W) in [0, 1]."""
+        """A function of a slice of the coalitions, bool (n, k), that returns the cover of each: (n, H, W) in [0, 1]."""
         together = self.rule == "partition" or len(players) <= self.engine.batch_size
         ready = self.masks(players) if together else None
         if ready is not None and self.rule == "partition":
             ready = shares(ready)
-        single = (coalitions.sum(1) == 1).cpu()  # asked once: the device is waited for
+        single = (coalitions.sum(1) == 1).cpu()  # asked once, as this waits for the device
 
         def covers(part: slice) -> Tensor:
             rows = coalitions[part]
@@ -114,7 +114,7 @@ class ImageCauses:
                 return union(rows, ready, self.rule)
             if bool(single[part].all()):  # single causes are their own masks
                 return self.masks(players[rows.int().argmax(1)])
-            used = rows.any(0).nonzero()[:, 0]  # many players: only the masks that this batch needs
+            used = rows.any(0).nonzero()[:, 0]  # with many players only the masks that this batch needs are made
             return union(rows[:, used], self.masks(players[used]), self.rule)
 
         return covers
@@ -154,7 +154,7 @@ class FeatureCauses(ImageCauses):
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         if self.draw == "masks":
             return (values.to(self.maps)[:, None, None] * self.masks(players)).sum(0)
-        return combined(self.maps[players], values, self.image.shape[-2:])
+        return combine_maps(self.maps[players], values, self.image.shape[-2:])
 
 
 class RegionCauses(ImageCauses):
@@ -179,10 +179,10 @@ class RegionCauses(ImageCauses):
         return (self.regions[None] == players[:, None, None]).to(self.image.dtype)
 
     def _covers(self, players: Tensor, coalitions: Tensor) -> Callable[[slice], Tensor]:
-        column = torch.full((self.count,), len(players), device=players.device)  # of each region among the players
+        column = torch.full((self.count,), len(players), device=players.device)  # each region's place among the players
         column[players] = torch.arange(len(players), device=players.device)
         of_pixel = column[self.regions]
-        rows = torch.cat([coalitions, coalitions.new_zeros(len(coalitions), 1)], 1)  # the last one: regions of no player
+        rows = torch.cat([coalitions, coalitions.new_zeros(len(coalitions), 1)], 1)  # the last one: no player
         return lambda part: rows[part][:, of_pixel].to(self.image.dtype)
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
@@ -196,12 +196,13 @@ class FilterCauses:
 
     Args:
         engine: runs the network.
-        activation: A, (C, h, w), and ``carried``, what else the tail needs of this image.
+        activation: A, (C, h, w).
+        carried: all else that the tail needs of this image.
         target: the class c.
         size: (H, W) of the map.
-        groups: bool (n, C): which channels each cause holds; none is in two groups.
-        fill: what replaces a removed channel: 0, or its own mean.
-        output: what a coalition is worth: p_c, or the class's logit.
+        groups: bool (n, C): the channels that each cause holds; none is in two groups.
+        fill: a removed channel is replaced by 0, or by its own mean.
+        output: a coalition is worth p_c, or the class's logit.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class FilterCauses:
         self.size = size
         self.output: Output = output
         self.groups = groups
-        self.owner = torch.where(groups.any(0), groups.int().argmax(0), -1)  # cause that holds each channel
+        self.owner = torch.where(groups.any(0), groups.int().argmax(0), -1)  # the cause that holds each channel
         self.gone = activation.mean((1, 2), keepdim=True).expand_as(activation) if fill == "mean" else None
 
     @property
@@ -241,7 +242,7 @@ class FilterCauses:
 
     def project(self, players: Tensor, values: Tensor) -> Tensor:
         activation = self.activation.float()  # in bf16 nearly all pixels of a sum would tie
-        return combined(activation, self.of_channels(players, values).to(activation), self.size)
+        return combine_maps(activation, self.of_channels(players, values).to(activation), self.size)
 
     def of_channels(self, players: Tensor, values: Tensor) -> Tensor:
         """The players' values by channel, float32 (C,); 0 where none holds it."""
@@ -249,7 +250,7 @@ class FilterCauses:
         return (values.to(held.device, torch.float32)[:, None] * held).sum(0)
 
     def _score(self, players: Tensor, coalitions: Tensor, keep: bool) -> Tensor:
-        column = torch.full((self.count + 1,), -1, device=players.device)  # of each cause among the players
+        column = torch.full((self.count + 1,), -1, device=players.device)  # each cause's place among the players
         column[players] = torch.arange(len(players), device=players.device)
         column = column[self.owner]
 
@@ -261,13 +262,19 @@ class FilterCauses:
         return self.engine.score_tail(len(coalitions), build, self.carried, self.target, self.output)
 
 
+def varying_channels(activation: Tensor) -> Tensor:
+    """Channels of A (C, h, w) that are not constant; the others have no mask. int64, ascending."""
+    flat = activation.flatten(1)
+    return torch.nonzero(flat.amax(1) > flat.amin(1))[:, 0]
+
+
 def union(rows: Tensor, masks: Tensor, rule: MaskRule) -> Tensor:
     """Masks of coalitions.
 
     Args:
         rows: bool (n, k).
-        masks: of the members, (k, H, W) in [0, 1]; for ``partition`` their shares.
-        rule: as in :class:`ImageCauses`.
+        masks: those of the members, (k, H, W) in [0, 1]; for ``partition`` their shares.
+        rule: see :class:`ImageCauses`.
 
     Returns: (n, H, W) in [0, 1]; the empty coalition covers nothing.
     """
@@ -292,6 +299,6 @@ def shares(masks: Tensor) -> Tensor:
     return torch.where(total > 0, masks / total.clamp(min=1e-12), masks.new_tensor(1 / len(masks)))
 
 
-def combined(maps: Tensor, values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def combine_maps(maps: Tensor, values: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """The linear combination of upsampled maps (H, W); upsampling is linear, so the sum comes first."""
     return upsample((values.to(maps)[:, None, None] * maps).sum(0)[None], size)[0]

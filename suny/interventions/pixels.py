@@ -1,6 +1,6 @@
 """The one place that perturbs pixels, for methods and metrics alike.
 
-Images are normalised (C, H, W); a *substrate* is what stands where pixels are removed.
+Images are normalised (C, H, W); a *substrate* stands where pixels are removed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ else:
 Substrate = Literal["zero", "blur", "strong_blur", "mean", "gaussian", "wide_gaussian"]
 Ties = Literal["raster", "reverse"]
 
-# kernel side and sigma of libraries' truncated Gaussians, pixels
+# Libraries' truncated Gaussians have these kernel sides and sigmas, pixels.
 _GAUSSIANS = {"gaussian": (11, 5.0), "wide_gaussian": (51, 50.0)}
 
-# Of the strong blur, in pixels: RISE's kernel leaves a class much of its probability, this one hardly any.
+# The strong blur has this sigma, in pixels: RISE's kernel leaves a class much of its probability, this one hardly any.
 STRONG_SIGMA = 20.0
 
 
 def substrate(image: Tensor, kind: Substrate) -> Tensor:
-    """What replaces the removed pixels of an image.
+    """The image that replaces removed pixels.
 
     Args:
         image: normalised, (3, H, W).

@@ -1,4 +1,4 @@
-"""Candidates: which causes play, as channels, groups of channels, or regions of the image."""
+"""Candidates are the causes that play: channels, groups of channels, or regions of the image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from torch import Tensor
 from suny.threads import one_thread
 
 
-def varying(activation: Tensor) -> Tensor:
-    """Channels of A (C, h, w) that are not constant; the others have no mask. int64, ascending."""
-    flat = activation.flatten(1)
-    return torch.nonzero(flat.amax(1) > flat.amin(1))[:, 0]
-
-
-def prescreened(channels: Tensor, activation: Tensor, gradient: Tensor, size: int | None) -> Tensor:
+def prescreen(channels: Tensor, activation: Tensor, gradient: Tensor, size: int | None) -> Tensor:
     """The channels whose single effects are worth scoring: the largest |pooled gradient * pooled activation|.
 
     Args:
-        channels: to choose from, int64 ascending.
+        channels: the choice, int64 ascending.
         activation, gradient: (C, h, w).
         size: how many to keep; None keeps all.
 
@@ -39,8 +33,7 @@ def strongest(effects: Tensor, k: int) -> Tensor:
     return torch.argsort(effects, descending=True, stable=True)[:k]
 
 
-@one_thread
-def grouped(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
+def group_channels(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
     """All channels in at most k groups; every channel belongs to exactly one.
 
     Channels are compared by their class-weighted maps |pooled gradient| * max(A, 0).
@@ -53,6 +46,14 @@ def grouped(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
 
     Returns: bool (n, C), n <= k.
     """
+    # The pools of a library are limited only if it is there before: one_thread asks for that.
+    from sklearn import cluster, decomposition  # noqa: F401
+
+    return _group(activation, gradient, k, by)
+
+
+@one_thread
+def _group(activation: Tensor, gradient: Tensor, k: int, by: str) -> Tensor:
     from sklearn.cluster import KMeans
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning

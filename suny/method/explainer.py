@@ -32,7 +32,7 @@ from suny.errors import UserError
 from suny.explanation import Explanation, Family
 from suny.games.estimators import EXACT_LIMIT, Coalitions, Estimate, Game, exact, sampled
 from suny.games.values import Floats
-from suny.interventions.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses
+from suny.interventions.causes import Causes, Draw, FeatureCauses, FilterCauses, MaskRule, RegionCauses, varying_channels
 from suny.interventions.pixels import Substrate
 from suny.later import Later
 from suny.method import candidates
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 else:
     stats = Later("scipy.stats")
 
-# Below/above these an explanation's N or S side rests on a change of p_c too small to read (a soft mask that removes
-# nothing, or a class that needs no evidence): flagged in the record.
+# Below and above these an explanation's N or S side rests on a change of p_c that is too small to read (a soft mask that
+# removes nothing, or a class that needs no evidence), and the record flags it.
 WEAK_NECESSITY = 0.5
 HIGH_EMPTY_SUFFICIENCY = 0.1
 
@@ -59,8 +59,8 @@ _CANDIDATES = {
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two games: who played (cause indices, int64 (k,)), and what their values are."""
+class GameResult:
+    """One of the two games: its players (cause indices, int64 (k,)), and their values."""
 
     players: Tensor
     estimate: Estimate
@@ -72,18 +72,18 @@ class Sides:
 
     Args:
         saliency: the scalar map (H, W), >= 0.
-        necessity_map, sufficiency_map: (H, W), >= 0, fractions of p_c(I) times the unit of what they are drawn with.
+        necessity_map, sufficiency_map: (H, W), >= 0, fractions of p_c(I) times the unit of the maps or masks that they combine.
         n, s: the games; None where there is nothing to explain.
         dual: whether the two games are duals by construction.
-        flags: what a reader must know, one phrase each.
+        flags: phrases that a reader must know.
         channels: N and S value of every channel, (2, C), where causes are filters.
     """
 
     saliency: Tensor
     necessity_map: Tensor
     sufficiency_map: Tensor
-    n: Side | None
-    s: Side | None
+    n: GameResult | None
+    s: GameResult | None
     dual: bool = False
     flags: list[str] = field(default_factory=list)
     channels: Tensor | None = None
@@ -94,18 +94,18 @@ class SunyExplainer:
     """SUNY over input features, filters or image regions.
 
     Args:
-        name: as in ``method=NAME``.
+        name: the NAME of ``method=NAME``.
         cause: ``feature``: feature maps are masks, interventions on the input; ``filter``: channels of the target layer,
             interventions on the activation; ``region``: regions of the image, interventions on the input.
         candidates: ``topk``: the k channels with the largest single effects on each side; ``nmf``, ``kmeans``: all channels
             in k groups; ``all``: every channel; regions: ``grid`` of k x k cells, or about k ``slic`` superpixels.
-        k: see there.
+        k: how many candidates there are: see there.
         prescreen: for ``topk``, how many channels have their single effects scored, by
             |pooled gradient * pooled activation|; None scores all.
         mask: the mask of a coalition of features (:class:`suny.interventions.causes.ImageCauses`).
-        fill: what replaces removed pixels (:func:`suny.interventions.pixels.substrate`); filters: ``zero`` or the channel's
-            ``mean``.
-        b: of the semivalue: 1 is Shapley (published), inf the single effects.
+        fill: the substrate that replaces removed pixels (:func:`suny.interventions.pixels.substrate`); filters are replaced
+            by ``zero`` or the channel's ``mean``.
+        b: the semivalue: 1 is Shapley (published), inf the single effects.
         estimator: ``exact``: all 2^k coalitions, k <= 16; ``sampled``: random orders in antithetic pairs.
         orders, budget, target_error: when sampling stops (:func:`suny.games.estimators.sampled`).
         draw: values drawn by the linear combination of ``feature_maps``, or painted on the players' ``masks``.
@@ -145,20 +145,20 @@ class SunyExplainer:
         return self
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` are of the orders, where they are sampled."""
-        found = [
+        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the orders, where they are sampled."""
+        explained = [
             self.sides(engine, image, target, seed) for image, target, seed in zip(images, targets.tolist(), seeds, strict=True)
         ]
-        necessity = torch.stack([one.necessity_map for one in found])
-        sufficiency = torch.stack([one.sufficiency_map for one in found])
-        saliency = torch.stack([one.saliency for one in found])
-        channels = [one.channels for one in found if one.channels is not None]
+        necessity = torch.stack([one.necessity_map for one in explained])
+        sufficiency = torch.stack([one.sufficiency_map for one in explained])
+        saliency = torch.stack([one.saliency for one in explained])
+        channels = [one.channels for one in explained if one.channels is not None]
         return Explanation(
             saliency,
             necessity,
             sufficiency,
-            [describe(one) for one in found],
-            torch.stack(channels) if len(channels) == len(found) else None,
+            [describe(one) for one in explained],
+            torch.stack(channels) if len(channels) == len(explained) else None,
         )
 
     def sides(self, engine: Engine, image: Tensor, target: int, seed: int) -> Sides:
@@ -174,19 +174,19 @@ class SunyExplainer:
             why = "p_c(I) is 0" if clean <= 0 else "every feature map is constant"
             return Sides(blank, blank, blank, None, None, flags=[why])
         players, games, dual = self._games(causes, pool, clean)
-        sides = [Side(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
+        sides = [GameResult(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
 
-        def drawn(what: str) -> tuple[Tensor, Tensor]:
+        def project(what: str) -> tuple[Tensor, Tensor]:
             n, s = (causes.project(x.players, torch.from_numpy(getattr(x.estimate, what))).clamp(min=0) for x in sides)
             return n, s
 
-        maps = drawn("value")
-        saliency = combine(*drawn("shapley"), "mean") if self.combine == "shapley" else combine(*maps, self.combine)
+        maps = project("value")
+        saliency = combine(*project("shapley"), "mean") if self.combine == "shapley" else combine(*maps, self.combine)
         channels = None
         if isinstance(causes, FilterCauses):
             channels = torch.stack([causes.of_channels(x.players, torch.from_numpy(x.estimate.value)) for x in sides])
-        said = flags(sides[0].estimate.full, sides[1].estimate.empty, dual and self.b == 1)
-        return Sides(saliency, *maps, sides[0], sides[1], dual, said, channels)
+        notes = flags(sides[0].estimate.full, sides[1].estimate.empty, dual and self.b == 1)
+        return Sides(saliency, *maps, sides[0], sides[1], dual, notes, channels)
 
     def games(self, engine: Engine, image: Tensor, target: int) -> tuple[Game, Game]:
         """The necessity and the sufficiency game of one image (3, H, W), to be asked for any coalition of the players."""
@@ -204,21 +204,21 @@ class SunyExplainer:
         activation, gradient = (x[0] for x in engine.activation_gradient(image[None], torch.tensor([target])))
         in_groups = self.candidates in ("nmf", "kmeans")
         groups = (
-            candidates.grouped(activation, gradient, self.k, self.candidates)
+            candidates.group_channels(activation, gradient, self.k, self.candidates)
             if in_groups
             else torch.eye(len(activation), dtype=torch.bool, device=image.device)
         )
         if self.cause == "feature":
             maps = candidates.group_maps(activation, gradient, groups) if in_groups else activation
             causes = FeatureCauses(engine, image, target, maps, self.fill, self.mask, self.draw)
-            pool = candidates.varying(maps)
+            pool = varying_channels(maps)
         else:
             raw, carried = engine.activations(image[None])
             fill: Literal["zero", "mean"] = "mean" if self.fill == "mean" else "zero"
             causes = FilterCauses(engine, raw[0], carried, target, size, groups, fill)
             pool = torch.arange(causes.count, device=image.device)
         if self.candidates == "topk":
-            pool = candidates.prescreened(pool, activation, gradient, self.prescreen)
+            pool = candidates.prescreen(pool, activation, gradient, self.prescreen)
         return causes, pool
 
     def _players(self, causes: Causes, pool: Tensor, clean: float, keep: bool) -> tuple[Tensor, Floats | None]:
@@ -284,25 +284,25 @@ def combine(n: Tensor, s: Tensor, how: Combine) -> Tensor:
 
 
 def flags(necessity: float, empty: float, same: bool) -> list[str]:
-    """What a reader of an explanation must know.
+    """Phrases that a reader of an explanation must know.
 
     Args:
-        necessity: E_N(F_N), of all candidates together.
+        necessity: E_N(F_N), the effect of all candidates together.
         empty: E_S(empty).
         same: whether N and S are the same values.
     """
-    found = []
+    phrases = []
     if necessity < WEAK_NECESSITY:
-        found.append(f"E_N(F_N) < {WEAK_NECESSITY}")
+        phrases.append(f"E_N(F_N) < {WEAK_NECESSITY}")
     if empty > HIGH_EMPTY_SUFFICIENCY:
-        found.append(f"E_S(empty) > {HIGH_EMPTY_SUFFICIENCY}")
+        phrases.append(f"E_S(empty) > {HIGH_EMPTY_SUFFICIENCY}")
     if same:
-        found.append("the two games are duals: N and S have the same values")
-    return found
+        phrases.append("the two games are duals: N and S have the same values")
+    return phrases
 
 
 def describe(sides: Sides) -> dict[str, Any]:
-    """What an explanation's record carries beside the maps; effects and values are fractions of p_c(I)."""
+    """The numbers that an explanation's record carries beside the maps; effects and values are fractions of p_c(I)."""
     n, s = sides.n, sides.s
     if n is None or s is None:
         return {"flags": sides.flags}
@@ -328,7 +328,7 @@ def describe(sides: Sides) -> dict[str, Any]:
     return numbers
 
 
-def rank_correlation(n: Side, s: Side) -> float | None:
+def rank_correlation(n: GameResult, s: GameResult) -> float | None:
     """Spearman correlation of the N and S values over the causes that play on both sides; None for fewer than three."""
     of_n = dict(zip(n.players.tolist(), n.estimate.value, strict=True))
     of_s = dict(zip(s.players.tolist(), s.estimate.value, strict=True))

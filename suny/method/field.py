@@ -1,12 +1,12 @@
-"""Necessity and sufficiency as two fields over small tiles of the image: semivalues by regression.
+"""suny_semi: necessity and sufficiency as two fields over small tiles of the image, semivalues by regression.
 
 Small players show where a cause is, but one of them changes p_c by nothing that can be measured, and sampled marginal
-contributions need hundreds of passes a player. What many coalitions of the same image say together can be fitted instead:
+contributions need hundreds of passes per player. Many coalitions of the same image together can be fitted instead:
 
     E_S(S) ~ c(|S|) + sum over f in S of R(f),      R ~ normal with mean 0 and covariance K
 
 the additive game closest to the coalition values (least-square values: Hammer, Holzman 1992; Ruiz, Valenciano, Zarzuelo
-1998), of which tiles that lie side by side are expected to have similar values. Coalitions are drawn as RISE draws masks:
+1998), where tiles that lie side by side are expected to have similar values. Coalitions are drawn as RISE draws masks:
 blocks of tiles at a random offset, each kept with a probability q that is uniform in [0, 1] (Owen's multilinear form of the
 Shapley value), and each coalition with its complement. Keeping S is removing all others, so that every value serves both
 games; they weigh it by
@@ -19,7 +19,7 @@ beta-binomial(2, b + 1): (q of a necessary cause of an AND: (b + 1) / (b + 3), o
 way round). b = 1 on both sides makes them the same map (duality).
 
 The covariance of tiles f and g is a_f a_g exp(-d^2 / 2 l^2), d their distance; the amplitude a is flat, or follows Grad-CAM
-with a floor: evidence of the network's own as to where values may be large. Length l and noise are those of the largest
+with a floor: the network's own evidence of where values may be large. Length l and noise are chosen by the largest
 marginal likelihood (Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, section 5.4).
 """
 
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 else:
     stats = Later("scipy.stats")
 
-LENGTHS = (1.5, 2.0, 3.0)  # of the covariance, tiles
+LENGTHS = (1.5, 2.0, 3.0)  # the covariance's choices, tiles
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, over the mean variance that the field gives a value
 TREND = 10.0  # prior variance of c's coefficients, on the same scale: wide, so that the data decide
-LEAST_WEIGHT = 0.01  # of a value in a fit, over the mean weight: its noise is at most 100 times the mean's
+LEAST_WEIGHT = 0.01  # a value weighs at least this, over the mean weight: its noise is at most 100 times the mean's
 
 
 @configured
@@ -63,14 +63,14 @@ class FieldExplainer:
     """Two fields over tiles.
 
     Args:
-        name: as in ``method=NAME``.
-        tiles: on a side of the image, a pixel each where it has fewer; the players are tiles x tiles.
-        block: tiles on a side of a block, which enter and leave together.
+        name: the NAME of ``method=NAME``.
+        tiles: how many lie along a side of the image, one per pixel where it has fewer; the players are tiles x tiles.
+        block: how many tiles lie along a side of a block, whose tiles enter and leave together.
         coalitions: how many are scored, in pairs of one and its complement.
-        b_n, b_s: of the semivalue of each side, >= 1.
-        fill: what replaces removed pixels (:func:`suny.interventions.pixels.substrate`).
-        prior: the amplitude of the field: ``flat``, or by Grad-CAM (``cam``).
-        floor: the smallest amplitude, of the largest, where it is by Grad-CAM.
+        b_n, b_s: b of the semivalue of each side, >= 1.
+        fill: the substrate that replaces removed pixels (:func:`suny.interventions.pixels.substrate`).
+        prior: the field's amplitude is ``flat``, or follows Grad-CAM (``cam``).
+        floor: the smallest amplitude as a fraction of the largest, where it follows Grad-CAM.
         combine: the scalar map from N and S (:class:`~suny.method.explainer.SunyExplainer`).
     """
 
@@ -95,13 +95,13 @@ class FieldExplainer:
         return self
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
-        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` are of the coalitions."""
-        found = [self._one(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]
-        n, s = (torch.stack([one[side] for one, _ in found]) for side in (0, 1))
-        return Explanation(combine(n, s, self.combine), n, s, [said for _, said in found])
+        """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the coalitions."""
+        explained = [self._one(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]
+        n, s = (torch.stack([one[side] for one, _ in explained]) for side in (0, 1))
+        return Explanation(combine(n, s, self.combine), n, s, [numbers for _, numbers in explained])
 
     def _one(self, engine: Engine, image: Tensor, target: int, seed: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-        """N and S map (H, W) of one image, and what its record carries."""
+        """N and S map (H, W) of one image, and the numbers that its record carries."""
         size = int(image.shape[-2]), int(image.shape[-1])
         tiles = min(self.tiles, *size)
         clean = float(engine.score(1, lambda _: image[None], target))
@@ -110,7 +110,7 @@ class FieldExplainer:
             return (blank, blank), {"flags": ["p_c(I) is 0"]}
         regions = candidates.grid(size, tiles).to(image.device)
         causes = RegionCauses(engine, image, target, regions, self.fill)
-        rows, q = drawn(tiles, min(self.block, tiles), self.coalitions, np.random.default_rng(seed))
+        rows, q = draw_coalitions(tiles, min(self.block, tiles), self.coalitions, np.random.default_rng(seed))
         nothing = np.zeros((1, tiles**2), dtype=bool)
         asked = torch.from_numpy(np.concatenate([rows, nothing])).to(image.device)
         values = causes.kept(torch.arange(causes.count, device=image.device), asked).double().cpu().numpy() / clean
@@ -121,9 +121,9 @@ class FieldExplainer:
         kernels = [amplitude[:, None] * near * amplitude for near in nearness(tiles)]
         trend = np.stack([np.ones_like(q), q, q * q], axis=1)
         fits = [
-            fitted(rows, values[:-1], trend, kernels, weight) for weight in (q ** (self.b_n - 1), (1 - q) ** (self.b_s - 1))
+            fit_field(rows, values[:-1], trend, kernels, weight) for weight in (q ** (self.b_n - 1), (1 - q) ** (self.b_s - 1))
         ]
-        maps = [_painted(fit.value, tiles, size).to(image.device) for fit in fits]
+        maps = [_paint(fit.value, tiles, size).to(image.device) for fit in fits]
         empty = float(values[-1])
         numbers = {
             "E_N(F_N)": 1 - empty,
@@ -144,9 +144,9 @@ class Fit:
     """A fitted field.
 
     Args:
-        value: R of every tile, float64 (k,); the unit is that of the values.
+        value: R of every tile, float64 (k,), in the unit of the values.
         error: its posterior standard deviation, float64 (k,).
-        length: of the covariance, tiles.
+        length: the length of the covariance, tiles.
         noise: standard deviation of a value of average weight.
     """
 
@@ -156,13 +156,13 @@ class Fit:
     noise: float
 
 
-def drawn(tiles: int, block: int, count: int, rng: np.random.Generator) -> tuple[NDArray[np.bool_], Floats]:
+def draw_coalitions(tiles: int, block: int, count: int, rng: np.random.Generator) -> tuple[NDArray[np.bool_], Floats]:
     """Coalitions of tiles, each followed by its complement.
 
     Args:
-        tiles: on a side of the image.
-        block: tiles on a side of a block; the blocks' offset is random.
-        count: how many, even.
+        tiles: how many lie along a side of the image.
+        block: how many tiles lie along a side of a block; the blocks' offset is random.
+        count: how many coalitions are drawn, even.
 
     Returns: bool (count, tiles * tiles) in raster order, and the probability with which a tile was in, (count,).
     """
@@ -188,7 +188,7 @@ def nearness(tiles: int) -> list[Floats]:
 
 
 @one_thread
-def fitted(rows: NDArray[np.bool_], values: Floats, trend: Floats, kernels: Sequence[Floats], weight: Floats) -> Fit:
+def fit_field(rows: NDArray[np.bool_], values: Floats, trend: Floats, kernels: Sequence[Floats], weight: Floats) -> Fit:
     """The additive game closest to coalition values, with a prior covariance of its players.
 
     Own code: scikit-learn's BayesianRidge decomposes k columns where the n coalitions would do, which costs as much as the
@@ -196,12 +196,12 @@ def fitted(rows: NDArray[np.bool_], values: Floats, trend: Floats, kernels: Sequ
 
     Args:
         rows: coalitions, bool (n, k).
-        values: theirs, (n,).
-        trend: columns (n, h) whose coefficients have a wide prior: what depends on the coalitions' size alone.
+        values: those of the coalitions, (n,).
+        trend: columns (n, h) whose coefficients have a wide prior: they depend on the coalitions' size alone.
         kernels: prior covariances (k, k) to choose from, one for each of :data:`LENGTHS`.
-        weight: of each coalition, >= 0, (n,): the inverse of its noise.
+        weight: the inverse of each coalition's noise, >= 0, (n,).
 
-    Returns: the posterior under the kernel and noise of the largest marginal likelihood.
+    Returns: the posterior under the kernel and noise with the largest marginal likelihood.
     """
     design = rows.astype(np.float64)
     root = np.sqrt(np.maximum(weight / weight.mean(), LEAST_WEIGHT))
@@ -214,10 +214,10 @@ def fitted(rows: NDArray[np.bool_], values: Floats, trend: Floats, kernels: Sequ
         scales.append(np.trace(gram) / len(y))
         spectra.append(np.linalg.eigh(root[:, None] * (gram / scales[-1] + TREND * trend @ trend.T) * root))
         spectrum, basis = spectra[-1]
-        seen = (basis.T @ y) ** 2
+        power = (basis.T @ y) ** 2
         for noise in NOISES:
             spread = np.maximum(spectrum, 0) + noise
-            scale = float((seen / spread).mean())  # the overall variance has a closed form
+            scale = float((power / spread).mean())  # the overall variance has a closed form
             likelihood = -len(y) / 2 * np.log(max(scale, np.finfo(float).tiny)) - np.log(spread).sum() / 2
             if best is None or likelihood > best[0]:
                 best = likelihood, at, noise, scale
@@ -239,7 +239,7 @@ def _grad_cam(engine: Engine, image: Tensor, target: int, tiles: int) -> Floats:
     return on_tiles if on_tiles.any() else np.ones_like(on_tiles)
 
 
-def _painted(value: Floats, tiles: int, size: tuple[int, int]) -> Tensor:
+def _paint(value: Floats, tiles: int, size: tuple[int, int]) -> Tensor:
     """The field as a map (H, W), >= 0: bicubic between the tiles' centres."""
     field = torch.from_numpy(value).float().reshape(1, 1, tiles, tiles)
     return nnf.interpolate(field, size=size, mode="bicubic", align_corners=False)[0, 0].clamp(min=0)
