@@ -30,7 +30,7 @@ from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
 from experiments.command.configuration import Run
-from experiments.command.progress import Images, tell
+from experiments.command.progress import ProgressBar, tell
 from experiments.store.card import carry_card, make_card, superseded, with_columns
 from experiments.store.files import ImageFiles
 from experiments.store.reading import summary_of, was_read
@@ -187,7 +187,7 @@ class Cell:
         """Records images that are not recorded yet, out of so many."""
         done = count - len(samples)
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
-        with closing(Images(self.title, done, count)) as bar, closing(ahead) as coming:
+        with closing(ProgressBar(self.title, done, count)) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming, done):
                 write = partial(self.write, self.files[sample.image], sample.image, again=True)
                 try:
@@ -205,7 +205,7 @@ class Cell:
             return
         self._tell_of_completion(samples, known)
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
-        with closing(Images(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
+        with closing(ProgressBar(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
             for sample, loaded in coming:
                 record = known[sample.image]
                 write = partial(self.write, self.files[sample.image], sample.image, again=False)
