@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.store.reading import Result
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
 from experiments.tables.specs import ABLATED
@@ -44,7 +44,7 @@ def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:
     with drawing.styled():
         for block in blocks(cells, ["sanity"]):
             texts.append(_draw(drawing.sanity(block), folder / drawing.file_name("sanity", block)))
-        for sweep in sweeps(cells):
+        for sweep in ablation_sweeps(cells):
             text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
             texts.append(f"{text}\n\n{_draw(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}")
     return texts

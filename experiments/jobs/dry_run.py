@@ -27,7 +27,7 @@ from experiments.cell.prefetch import LoadedImage, load
 from experiments.command.configuration import Run
 from experiments.jobs.estimate import Estimate
 from experiments.jobs.machine import forget_peak, peak_memory, process_age
-from experiments.store.files import ImageFiles, packed
+from experiments.store.files import ImageFiles, pack_maps
 from experiments.store.reading import summary_of
 from experiments.store.records import CellFolder, Record, read_records
 from suny.classifiers.cost_engine import Rehearsal
@@ -153,7 +153,7 @@ def try_image(cell: Cell, engine: Rehearsal, sample: Sample, known: Record | Non
     def keep(image: ExplainedImage) -> None:
         nonlocal maps
         explained.append(image)
-        maps = len(packed(image.explanation)) if cell.run.settings.maps else 0
+        maps = len(pack_maps(image.explanation)) if cell.run.settings.maps else 0
 
     engine.begin()
     before = engine.cost

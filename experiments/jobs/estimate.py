@@ -100,7 +100,7 @@ def estimates_text(estimates: Sequence[Estimate], beginning: float, tried: int) 
         f"total: {_duration(total)} ({_duration(low)} to {_duration(high)}) one cell after the other, {hours}; "
         f"{passes:,.0f} forwards; peak memory {_bytes(max(e.memory for e in estimates))}; "
         f"disk {_bytes(sum(e.disk for e in estimates))}\n"
-        f"dry run: nothing was computed or written; estimated from up to {tried} images a cell on this machine"
+        f"dry run: nothing was computed or written; estimated from up to {tried} images per cell on this machine"
     )
 
 

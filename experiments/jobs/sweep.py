@@ -89,7 +89,7 @@ class Sweep:
         if ending.error:
             progress.tell(ending.error)
         if ending.estimate:
-            progress.tell(f"{ending.estimate.title}: {ending.estimate.seconds:.3g} s an image")
+            progress.tell(f"{ending.estimate.title}: {ending.estimate.seconds:.3g} s per image")
         if isinstance(ending.cell, FinishedCell):
             if not self.several:
                 tqdm.write(work.cell_text(ending.cell))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from experiments.store.reading import Result
 from experiments.studies import search
 from experiments.tables import comparisons, published, render
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.specs import ABLATIONS, SPECS
 
@@ -37,12 +37,12 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
     """
     files = {}
     for spec in tqdm(SPECS, desc="tables", unit="table", leave=False):
-        found = blocks(results, spec.measures, spec.rows)
-        if found:
-            files[f"{spec.name}.md"] = render.markdown(spec, found, folder)
-            files[f"{spec.name}.csv"] = render.tidy(spec, found, folder)
-            files[f"{spec.name}.tex"] = render.latex(spec, found)
-    swept = sweeps(results)
+        table_blocks = blocks(results, spec.measures, spec.rows)
+        if table_blocks:
+            files[f"{spec.name}.md"] = render.markdown(spec, table_blocks, folder)
+            files[f"{spec.name}.csv"] = render.tidy(spec, table_blocks, folder)
+            files[f"{spec.name}.tex"] = render.latex(spec, table_blocks)
+    swept = ablation_sweeps(results)
     for ablation in ABLATIONS:
         own = [s for s in swept if s.ablation is ablation]
         if own:
@@ -52,7 +52,7 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
     if found_stages:
         files["search.md"] = search.markdown(found_stages)
         files["search.csv"] = search.tidy(found_stages)
-    columns = comparisons.compared_columns(results)
+    columns = comparisons.compare_columns(results)
     if columns:
         files["statistics.md"] = comparisons.markdown(columns)
         files["statistics.csv"] = comparisons.tidy(columns)
