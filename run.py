@@ -14,19 +14,20 @@ import hydra
 from experiments.command import configuration as config
 from experiments.command.program import EXIT_OK, guarded
 from experiments.jobs import sweep
+from experiments.jobs.arguments import arguments_of, is_dry
 
 compute = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(sweep.compute)
 
 
 def main() -> int:
     if "--metrics" in sys.argv:
-        from experiments.jobs.after_sweep import metric_list
+        from experiments.tables.listing import list_metrics  # not above: it needs torch
 
-        print(metric_list())
+        print(list_metrics())
         return EXIT_OK
     config.register_launchers()
-    with tempfile.TemporaryDirectory() if sweep.is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
-        sys.argv[1:] = sweep.arguments_of(sys.argv[1:], elsewhere)
+    with tempfile.TemporaryDirectory() if is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
+        sys.argv[1:] = arguments_of(sys.argv[1:], elsewhere)
         jobs = sweep.begin()
         compute()
     return jobs.close()

@@ -21,7 +21,7 @@ from experiments.command import configuration as config
 from experiments.command.options import wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.reading import read_result
-from experiments.tables import cell_table
+from experiments.tables.console import cell_table
 from suny.errors import UserError
 
 

@@ -42,7 +42,7 @@ from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.command.progress import tell
 from experiments.store.card import environment
 from experiments.store.records import replacing, writing
-from experiments.tables import number
+from experiments.tables.text import number
 from experiments.training.data import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
 from experiments.training.loop import Epoch, Lesson, best_of, fit
 from experiments.training.recipes import FinetuneRecipe, HeadRecipe, Recipe

@@ -14,7 +14,7 @@ from torch import nn
 from baselines.rise import Rise
 from experiments.command import configuration as config
 from experiments.command.program import composed
-from experiments.jobs.dry_run import Estimate, said
+from experiments.jobs.estimate import Estimate, estimates_text
 from experiments.jobs.machine import forget_peak, held_memory, peak_memory, process_age
 from experiments.store.records import read_records
 from metrics.base import Case
@@ -164,7 +164,7 @@ def test_mistakes_are_told_as_in_a_run(cli: Cli, tmp_path: Path) -> None:
 def test_the_sum_of_estimates() -> None:
     one = Estimate(Path("a"), "d/n/m", 50_000, 40_000, 753.0, 0.0, 1.0, 2.0, (1.8, 2.5), 100.0, 2**30, 4e7, "cuda")
     other = dataclasses.replace(one, left=0, images=10, forwards=0.0, seconds=0.0, drift=(0.0, 0.0), fixed=20.0)
-    text = said([one, other], beginning=5.0)
+    text = estimates_text([one, other], beginning=5.0, tried=3)
     assert one.total == 100 + 80_000
     assert one.bounds == (100 + 72_000, 100 + 100_000)
     assert f"total: {80_125 / 3600:.0f} h (20 h to 28 h) one cell after the other, {80_125 / 3600:.3g} GPU-hours" in text

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from experiments.command.configuration import CONF, read
 from experiments.command.program import composed
 from experiments.store.reading import read_results
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import PAPER
 from experiments.tables.specs import ABLATIONS, SPECS
 
@@ -92,7 +92,7 @@ def test_one_command_gives_the_table_and_the_plot(cli: Cli, tmp_path: Path) -> N
     assert ended.code == 0, ended.err
     assert "# Ablation: combination of both sides to one map" in ended.out
     assert "| mean (usual)" in ended.out
-    (sweep,) = sweeps(read_results(tmp_path))
+    (sweep,) = ablation_sweeps(read_results(tmp_path))
     assert sweep.labels == ["mean", "necessity"]
     for suffix in ("pdf", "png"):
         assert (tmp_path / f"ablation_combine-demo-efficientnet_lite0-suny_filter.{suffix}").stat().st_size > 5000

@@ -15,9 +15,9 @@ from experiments.command.program import guarded
 from experiments.figures import __main__ as command
 from experiments.figures import drawing as figures
 from experiments.store.reading import read_results
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
-from experiments.tables.comparisons import compared_columns
+from experiments.tables.comparisons import compare_columns
 from metrics.statistics import mean_band
 from suny.bivariate import bivariate, legend
 
@@ -118,7 +118,7 @@ def test_the_method_grid_without_photographs(results: Path) -> None:
 
 def test_an_ablation_with_intervals(results: Path) -> None:
     write_cell(results, "suny", {"deletion": VALUES.tolist()}, overrides=["method.k=4"])
-    (sweep,) = [s for s in sweeps(read_results(results)) if s.ablation.name == "k"]
+    (sweep,) = [s for s in ablation_sweeps(read_results(results)) if s.ablation.name == "k"]
     (axis,) = figures.ablation(sweep).axes
     assert [t.get_text() for t in axis.get_xticklabels()] == ["4", "8"]
     line = next(x for x in axis.lines if x.get_label() == "suny")
@@ -135,7 +135,7 @@ def test_bars_join_what_is_closer_than_the_critical_difference(results: Path) ->
     assert figures._cliques(np.array([1.0, 1.5, 2.2, 3.0]), 1.0) == [(0, 1), (1, 2), (2, 3)]
     assert figures._cliques(np.array([1.0, 1.5, 2.0]), 1.0) == [(0, 2)]
     assert figures._cliques(np.array([1.0, 3.0, 5.0]), 1.0) == []
-    found = next(c for c in compared_columns(read_results(results)) if c.column.measure.name == "deletion")
+    found = next(c for c in compare_columns(read_results(results)) if c.column.measure.name == "deletion")
     texts = [t.get_text() for t in figures.critical_difference(found).axes[0].texts]
     # the same order on all six images; Nemenyi's 2.343 * sqrt(3 * 4 / 36)
     assert {"gradcam 1.00 ", "suny 2.00 ", " 3.00 center", "critical difference 1.35"} <= set(texts)

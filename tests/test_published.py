@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.store.reading import read_results
-from experiments.tables.published import NAMES, PUBLISHED, Line, agreements, joined, markdown, tidy
+from experiments.tables.published import NAMES, PUBLISHED, PublishedNumber, agreements, joined, markdown, tidy
 
 from .cells import write_cell
 
@@ -16,7 +16,7 @@ VGG = ("dataset=ilsvrc2012", "model=vgg16")
 CUB = ("dataset=cub", "model=resnet50")
 
 
-def lines(root: Path, **wanted: str) -> list[Line]:
+def lines(root: Path, **wanted: str) -> list[PublishedNumber]:
     return [x for x in joined(read_results(root)) if all(getattr(x, k) == v for k, v in wanted.items())]
 
 

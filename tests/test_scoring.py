@@ -11,7 +11,7 @@ import yaml
 
 from experiments import score
 from experiments.command.program import guarded
-from experiments.jobs.after_sweep import flips
+from experiments.jobs.after_sweep import count_flips
 from experiments.store.reading import Result
 from experiments.store.records import read_records
 from metrics.deletion_insertion import Deletion
@@ -169,5 +169,5 @@ def test_flips_by_hand() -> None:
     first = cell("x", [(0.1, 0.3), (0.2, 0.2), (0.3, 0.3), (0.1, None)])
     second = cell("y", [(0.2, 0.1), (0.1, 0.1), (0.4, 0.3), (0.9, 0.9)])
     # differences -.1 .1 -.1 and .2 .1 0: one of three flips, a tie is none; means -.033 and .1
-    (row,) = flips([first, second], metrics).splitlines()[2:]
+    (row,) = count_flips([first, second], metrics).splitlines()[2:]
     assert [c.strip() for c in row.split("|")[1:-1]] == ["deletion (a)", "deletion (b)", "1 of 1", "33.3 % of 3"]

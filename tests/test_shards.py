@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from experiments.cell.cell import Cell
 from experiments.command import progress
 from experiments.command.configuration import CONF, Shard, register_launchers
-from experiments.jobs.sweep import arguments_of
+from experiments.jobs.arguments import arguments_of
 from experiments.store.records import CellFolder, read_records
 from experiments.store.shards import PARTS, merge, recorded
 from suny.errors import UserError
@@ -108,7 +108,7 @@ def test_an_image_counts_once_wherever_it_is_recorded(tmp_path: Path) -> None:
     write(tmp_path, record("c", 1), record("a", 1))
     write(tmp_path / PARTS / "00000-of-00002", record("a", 2), record("e", 2))
     write(tmp_path / PARTS / "00001-of-00003", record("e", 3), record("b", 3))
-    assert [r["image"] for r in read_records(tmp_path)] == ["c", "a", "e", "b"]
+    assert [r["image"] for r in read_records(tmp_path)] == ["c", "a", "e", "b"]  # those of the shards follow the cell's own
     with CellFolder.open(tmp_path) as cell:
         assert {i: r["deletion"] for i, r in recorded(cell).items()} == {"a": 1, "b": 3, "c": 1, "e": 2}
         merge(cell, ["a", "b", "c", "d", "e"])
@@ -391,7 +391,7 @@ def test_jobs_elsewhere_are_one_bar(tmp_path: Path, capsys: pytest.CaptureFixtur
     try:
         for report, done, total in zip(reports[:2], (4, 0), (10, 20), strict=True):
             progress.enter(report)
-            images = progress.Images("a cell", done, total)
+            images = progress.ProgressBar("a cell", done, total)
             images.update()
             images.close()
             progress.tell("a line")
@@ -402,11 +402,11 @@ def test_jobs_elsewhere_are_one_bar(tmp_path: Path, capsys: pytest.CaptureFixtur
         progress.enter(None)
     assert [r.read_text() for r in reports[:2]] == ["4 5 10", "0 1 20"]
     reports[2].write_text("0 ")  # being written
-    bar = progress.Jobs(reports)
+    bar = progress.JobsBar(reports)
     bar.refresh()
     assert (bar._bar.initial, bar._bar.n) == (4, 6)
     assert bar._bar.total == 30 + 2 * 15  # those that have not begun are as large as the others
-    bar.ended(3)  # had nothing to do
+    bar.end(3)  # had nothing to do
     assert bar._bar.total == 30 + 15
     bar.close()
     assert "1 of 4 jobs ended" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from experiments.cell.cell import Cell
 from experiments.command.configuration import CONF
 from experiments.jobs.after_sweep import compared_numbers
 from experiments.store import reading as store
-from experiments.store.reading import Numbers, compared, read_result, without_records
+from experiments.store.reading import Numbers, compare, read_result, without_records
 from experiments.tables.specs import ABLATED
 
 from .cells import write_cell
@@ -98,7 +98,7 @@ def test_numbers_say_what_records_say(pair: list[Path]) -> None:
             assert one.entry(name) == other.entry(name)
         assert "none" not in other.records
     for name in ("deletion", "insertion"):
-        assert compared(*whole, name) == compared(*small, name)
+        assert compare(*whole, name) == compare(*small, name)
 
 
 def test_what_is_no_number_is_left_to_the_summary() -> None:

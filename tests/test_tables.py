@@ -14,10 +14,10 @@ from scipy import stats
 from experiments.command.program import guarded
 from experiments.store.reading import entry_of, failures_of, read_result, read_results
 from experiments.tables.__main__ import main
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.build import build
 from experiments.tables.columns import blocks
-from experiments.tables.comparisons import compared_columns
+from experiments.tables.comparisons import compare_columns
 from experiments.tables.specs import SPECS
 
 from .cells import change_record, write_cell
@@ -201,7 +201,7 @@ def test_costs(results: Path) -> None:
 
 def test_statistics_are_against_the_best_baseline(results: Path) -> None:
     write_cell(results, "center", {"deletion": (BASE - 0.05).tolist()})  # better than all: yet a control
-    deletion, insertion = compared_columns(read_results(results))
+    deletion, insertion = compare_columns(read_results(results))
     assert deletion.reference == "gradcam"
     assert list(deletion.differences) == ["center", "suny", "gradcampp", "random"]
     worse = deletion.differences["random"]
@@ -223,7 +223,7 @@ def test_metrics_over_the_whole_data_set_are_compared_too(tmp_path: Path) -> Non
     labels = [0, 0, 0, 0, 0, 0, 1, 2]
     for method, hits in {"gradcam": [1] * 8, "edges": [0] * 6 + [1] * 2, "random": [0] * 8}.items():
         write_cell(tmp_path, method, {"pointing_game": hits}, records={"label": labels, "predicted": labels})
-    (found,) = compared_columns(read_results(tmp_path))
+    (found,) = compare_columns(read_results(tmp_path))
     assert found.reference == "gradcam"
     # mean over classes: edges misses one class of three
     assert found.differences["edges"]["mean"] == pytest.approx(-1 / 3)
@@ -258,7 +258,7 @@ def test_ablations_of_the_budget_of_points_and_of_the_layer(tmp_path: Path) -> N
     write_cell(tmp_path, "suny", {"deletion": BASE.tolist(), "energy_proportion": BASE.tolist()}, overrides=["points=11"])
     write_cell(tmp_path, "suny", {"deletion": BASE.tolist()}, changes={"target_layer": "blocks.10"})
     write_cell(tmp_path, "suny", {"deletion": BASE.tolist()}, changes={"target_layer": "blocks.9"})
-    found = {s.ablation.name: s for s in sweeps(read_results(tmp_path))}
+    found = {s.ablation.name: s for s in ablation_sweeps(read_results(tmp_path))}
     assert set(found) == {"budget", "points", "layer"}
     assert found["budget"].labels == ["2", "32", "exact"]
     assert found["budget"].usual == "exact"

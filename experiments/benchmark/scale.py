@@ -65,7 +65,7 @@ def make(root: Path, count: int) -> None:
 
 
 def start(root: str, caches: str) -> dict[str, Any]:
-    """Measures this process: seconds, those of a core, and bytes until the first image is decoded, and the digest of the list."""
+    """Measures this process until its first image is decoded: seconds, those of a core, bytes; and the digest of the list."""
     began, busy, before = time.perf_counter(), time.process_time(), _read()
     images = Ilsvrc2012(name="ilsvrc2012", root=root).load(FileCache(Path(caches), root) if caches else None)
     digest = images.digest

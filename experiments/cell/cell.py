@@ -7,7 +7,7 @@
     measure     every metric
     record      one line, written and synced at once
 
-What is recorded already is not done again. Metrics that a recorded image lacks are measured on its stored maps; where there
+An image that is recorded is not explained again. Metrics that a recorded image lacks are measured on its stored maps; where there
 are none, it is explained again.
 """
 
@@ -30,10 +30,10 @@ from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
 from experiments.command.configuration import Run
-from experiments.command.progress import Images, tell
+from experiments.command.progress import ProgressBar, tell
 from experiments.store.card import carry_card, make_card, superseded, with_columns
 from experiments.store.files import ImageFiles
-from experiments.store.reading import summary_of, was_read
+from experiments.store.reading import summary_of, was_explained
 from experiments.store.records import CellFolder, Record, digest_of
 from experiments.store.shards import entered, merge, recorded
 from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
@@ -56,12 +56,12 @@ class ExplainedImage:
 
     Args:
         decoded: the image.
-        pixels: as the network sees it, (3, H, W), on the engine's device.
+        pixels: the image as the network sees it, (3, H, W), on the engine's device.
         p: probability of the explained class.
         target: the explained output.
         predicted: the output with the largest probability.
         explanation: a batch of one.
-        cost, seconds: what explaining took.
+        cost, seconds: the passes and the time that explaining took.
     """
 
     decoded: Decoded
@@ -75,7 +75,7 @@ class ExplainedImage:
 
 
 class Cell:
-    """One cell on its way from a configuration to its summary.
+    """One cell, from its configuration to its summary.
 
     Attributes:
         run: its configuration, as objects.
@@ -84,9 +84,9 @@ class Cell:
         samples: all images of the cell, with labels that can be compared with predictions.
         metrics: those that can be measured, by name.
         notes: what the user should know, one line each.
-        card: as it would be written for a cell without other columns.
-        keys: of the metrics' columns in records.
-        folder: of the cell.
+        card: the card of the cell, with these metrics as its columns.
+        keys: the keys of the metrics' columns in records.
+        folder: the cell's folder.
     """
 
     def __init__(self, run: Run, device: torch.device, images: ImageList, classifier: Classifier) -> None:
@@ -95,7 +95,7 @@ class Cell:
         Args:
             run: the cell's configuration.
             device: where the network will run.
-            images: of its data set.
+            images: the list of its data set.
             classifier: its network.
 
         Raises:
@@ -130,14 +130,14 @@ class Cell:
         settings = self.run.settings
         return Engine.of(self.classifier, self.device, settings.precision, batch_size, settings.compile)
 
-    # from the first image to the summary
+    # The whole cell, down to its summary.
 
     def join(self, card: Mapping[str, Any]) -> None:
         """Adds the metrics to the columns of the card that lies in the folder already."""
         self.card, self.keys = with_columns({**self.card, "columns": card["columns"]}, self.metrics)
 
     def compute(self) -> FinishedCell | CellProgress:
-        """Computes what is missing of the cell, or of a shard of it, and summarises it once nothing is.
+        """Computes what the cell, or a shard of it, lacks, and summarises the cell once it lacks nothing.
 
         Raises:
             UserError: any mistake of the input; records that were written before stay.
@@ -184,14 +184,21 @@ class Cell:
         return FinishedCell(self.folder, self.keys)
 
     def _record_all(self, engine: Engine, folder: CellFolder, samples: Sequence[Sample], count: int) -> None:
-        """Records images that are not recorded yet, out of so many."""
+        """Records the images that are not recorded yet.
+
+        Args:
+            engine: runs the network.
+            folder: the records go there.
+            samples: the images.
+            count: all images of the cell or shard, for the progress bar.
+        """
         done = count - len(samples)
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
-        with closing(Images(self.title, done, count)) as bar, closing(ahead) as coming:
+        with closing(ProgressBar(self.title, done, count)) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming, done):
                 write = partial(self.write, self.files[sample.image], sample.image, again=True)
                 try:
-                    # of the network's passes the engine takes care by itself, here of what is allocated beside them
+                    # the engine's own passes halve their batches by themselves; this does it for memory beside them
                     folder.append(engine.fitting(partial(self.record, engine, sample, loaded, write)))
                 except KeyboardInterrupt:
                     bar.close()
@@ -205,7 +212,7 @@ class Cell:
             return
         self._tell_of_completion(samples, known)
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
-        with closing(Images(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
+        with closing(ProgressBar(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming):
                 record = known[sample.image]
                 write = partial(self.write, self.files[sample.image], sample.image, again=False)
@@ -223,7 +230,7 @@ class Cell:
 
     def _tell_of_completion(self, samples: Sequence[Sample], known: Mapping[str, Record]) -> None:
         """Says what is added to images that are recorded already, and what it costs."""
-        read = [s for s in samples if was_read(known[s.image])]
+        read = [s for s in samples if was_explained(known[s.image])]
         missing = {name: None for s in read for name in self._missing(known[s.image])}
         again = [s for s in read if not self._maps_suffice(s, list(self._missing(known[s.image])))]
         if not read or not missing:
@@ -239,11 +246,11 @@ class Cell:
             "their maps are not stored (maps=true stores them)"
         )
 
-    # what a record lacks
+    # The columns and files that a record lacks.
 
     def lacks(self, record: Record) -> bool:
         """Whether a recorded image has something left to do: a column, a curve, a picture or its maps."""
-        return self._columns_missing(record) or (was_read(record) and self.files[record["image"]].missing)
+        return self._columns_missing(record) or (was_explained(record) and self.files[record["image"]].missing)
 
     def _columns_missing(self, record: Record) -> bool:
         return bool(self._missing(record))
@@ -253,7 +260,7 @@ class Cell:
         curves = record.get("curves") or {}
 
         def lacks_curve(name: str, metric: Metric) -> bool:
-            wanted = self.run.settings.curves and was_read(record) and getattr(metric, "has_curve", False)
+            wanted = self.run.settings.curves and was_explained(record) and getattr(metric, "has_curve", False)
             # a metric that is not defined for an image has no curve of it
             return wanted and record.get(self.keys[name]) is not None and self.keys[name] not in curves
 
@@ -266,7 +273,7 @@ class Cell:
             return False
         return not any("channels" in self.metrics[name].needs for name in names) or files.has_channels
 
-    # one image
+    # One image.
 
     def record(
         self,
@@ -281,7 +288,7 @@ class Cell:
             engine: runs the network.
             sample: the image.
             loaded: decodes it, or has it decoded.
-            write: writes the files that are wanted of it.
+            write: writes the files that are wanted for it.
         """
         began, before = time.perf_counter(), engine.cost
         try:
@@ -335,14 +342,14 @@ class Cell:
         Args:
             engine: runs the network.
             sample: the image.
-            record: what is recorded of it.
+            record: its record.
             loaded: decodes it, or has it decoded.
-            write: writes the files that are wanted of it.
+            write: writes the files that are wanted for it.
 
         Returns: the record with the new columns; the same one where only files were missing.
         """
         missing = self._missing(record)
-        if not was_read(record):  # it has no value of any metric
+        if not was_explained(record):  # it has no value of any metric
             return {**record, **{self.keys[name]: None for name in missing}} if missing else record
         began, before = time.perf_counter(), engine.cost
         image = self._explained_before(engine, sample, record, loaded(), list(missing))
@@ -479,7 +486,7 @@ class Cell:
             return []
 
     def write(self, files: ImageFiles, image: str, explained: ExplainedImage, again: bool) -> None:
-        """Writes the files that are wanted of an image (:meth:`experiments.store.files.ImageFiles.write`)."""
+        """Writes the files that are wanted for an image (:meth:`experiments.store.files.ImageFiles.write`)."""
         if files.picture is None and files.maps is None:
             return
 
@@ -494,7 +501,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class MeasuredColumns:
-    """What measuring an image gave, by the keys of columns: values, curves, and the keys without a finite value."""
+    """The measurements of one image.
+
+    Args:
+        columns: values by the keys of the columns.
+        curves: curves by the same keys.
+        spoilt: the keys without a finite value.
+    """
 
     columns: dict[str, Any]
     curves: dict[str, Any]
@@ -519,8 +532,8 @@ def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Par
     """The sample's parts in pixels of the view; those that the crop loses are left out.
 
     Args:
-        view: the network's.
-        sample: with parts in pixels of the upright image.
+        view: the network's view.
+        sample: its parts are in pixels of the upright image.
         size: (width, height) of the upright image.
     """
     parts = [(name, *view.point(x, y, size)) for name, x, y in sample.parts]

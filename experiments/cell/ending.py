@@ -9,10 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """A cell that is complete, as far as it was asked for.
+    """A cell that has everything that was asked for.
 
     Args:
-        folder: of the cell.
+        folder: the cell's folder.
         columns: for each metric that was asked for, the key of its column.
     """
 
@@ -22,7 +22,13 @@ class FinishedCell:
 
 @dataclass(frozen=True)
 class CellProgress:
-    """A cell of which a shard is complete, and others are not: so many of its images are recorded."""
+    """A cell in which one shard is complete and others are not.
+
+    Args:
+        folder: the cell's folder.
+        done: its images that are recorded.
+        count: all of its images.
+    """
 
     folder: Path
     done: int

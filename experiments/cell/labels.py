@@ -1,4 +1,4 @@
-"""Whether a data set's labels are the classes of a network, so that its predictions can be compared with them."""
+"""Checks that a data set's labels are the classes of a network, so that its predictions can be compared with them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def with_comparable_labels(run: Run, images: ImageList, classifier: Classifier) 
 def _labelled_as_trained(
     run: Run, images: ImageList, classifier: Classifier, trained: Trained
 ) -> tuple[tuple[Sample, ...], list[str]]:
-    """The samples with the class indices of an own checkpoint; a class is the same where its name is.
+    """The samples with the class indices of the user's own checkpoint; classes are the same where their names are.
 
     Folders are numbered by the folders beside them, so that their index says nothing without the name.
     """
     if images.label_space != trained.label_space:
-        said = f"labels of {run.dataset.name} are not the classes of model.checkpoint, which was trained on {trained.dataset}"
+        note = f"labels of {run.dataset.name} are not the classes of model.checkpoint, which was trained on {trained.dataset}"
         if run.settings.target == "label":
-            raise UserError(f"target=label: {said}; use target=predicted.")
-        return tuple(replace(s, label=None) for s in images.samples), [f"{said}: they are not compared with predictions"]
+            raise UserError(f"target=label: {note}; use target=predicted.")
+        return tuple(replace(s, label=None) for s in images.samples), [f"{note}: they are not compared with predictions"]
     by_name = dict(zip(trained.class_names, trained.class_ids, strict=True))
     samples = []
     for sample in images.samples:
@@ -57,7 +57,7 @@ def _labelled_as_trained(
 
 
 def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tuple[Sample, ...], str | None]:
-    """Labels of networks that do not say what they were trained on."""
+    """The samples for a network that does not say what it was trained on, and a note."""
     samples, outputs = images.samples, classifier.num_classes
     other = f"{run.dataset.name} has {len(images.class_names)} classes, {run.model.name} has {outputs} outputs"
     same_count = len(images.class_names) == outputs

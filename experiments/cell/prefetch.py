@@ -1,6 +1,6 @@
 """Images decoded ahead of their turn, so that the network does not wait for files.
 
-Threads, not processes: Pillow releases the interpreter while it decodes and resizes, a photograph needs no copy from one
+Threads do it, not processes: Pillow releases the interpreter while it decodes and resizes, a photograph needs no copy from one
 process to another, and a thread can't die alone and leave the run waiting. What decoding raises is raised where the image is
 used, in its turn, so that order, records and failures are those of decoding in line.
 """
@@ -44,7 +44,7 @@ def prefetch(
 
     Args:
         samples: the images.
-        view: the network's.
+        view: the network's view.
         workers: threads; at most two images for each are held. 0: an image is decoded when it is asked for.
     """
     if not workers:
@@ -62,5 +62,5 @@ def prefetch(
                 return
             sample, future = waiting.popleft()
             yield sample, future.result
-    finally:  # Ctrl-C too: nothing is waited for but the images that are being decoded
+    finally:  # on Ctrl-C too, only the images that are being decoded are waited for
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,1 +1,1 @@
-"""What every command shares: from Hydra's configuration to objects, one line for a mistake, what is shown of work under way."""
+"""The parts that all commands share: configuration, keys, one line for a mistake, and the display of work under way."""

@@ -1,4 +1,4 @@
-"""From Hydra's configuration to objects, with every mistake told in one line.
+"""Makes objects from Hydra's configuration; every mistake is told in one line.
 
 Each group's conf file names its class in ``_target_``; the other keys are that class's fields. Classes validate their
 fields strictly (:mod:`suny.configured`), so the conf file needs no schema beside the class.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-# of data sets, networks and methods: folders and files are named by them
+# The names of data sets, networks and methods, after which folders and files are named.
 NAME = re.compile(r"\w[\w.-]*")
 
 # The folders in conf of groups that Hydra names otherwise.
@@ -59,7 +59,7 @@ class Settings:
     pictures: Annotated[int, Field(ge=0)]
     maps: bool
     curves: bool
-    # cards of earlier versions do not have these
+    # these have defaults, for cards of earlier versions lack them
     compile: bool = False
     workers: Annotated[int, Field(ge=0)] = 1
     dry_run: bool = False
@@ -119,7 +119,7 @@ def choices(group: str) -> list[str]:
 def register_torchvision(arguments: Sequence[str]) -> None:
     """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own.
 
-    Only those that the arguments name are registered: Hydra copies every registered node many times over.
+    Only classifiers that the arguments name are registered, for Hydra copies every registered node many times over.
     """
     asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
     other = {name for name in asked if not (CONF / "model" / f"{name}.yaml").exists()}
@@ -171,7 +171,7 @@ def read(cfg: DictConfig) -> Run:
             raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
     if not groups["metrics"]:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
-    from metrics.base import Metric  # these not above: they need torch, the mistakes above do not
+    from metrics.base import Metric  # not above: these need torch, and the mistakes so far are told without it
     from suny.classifiers.classifier import Model
     from suny.explanation import Explainer
     from suny.images.dataset import Dataset
@@ -245,7 +245,7 @@ def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
         return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."
     if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
         return f"{key} is missing: give {key}=VALUE."
-    said = "; or ".join(
+    wrong = "; or ".join(
         dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1])
     )
     given = first["input"]
@@ -254,7 +254,7 @@ def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
     if isinstance(given, str) and literal:
         choices = re.findall(r"'([^']*)'", literal[0])
         hint = f" {nearest(given, choices)}"
-    return f"{key}={given} {said}.{hint}"
+    return f"{key}={given} {wrong}.{hint}"
 
 
 def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence[str]) -> UserError:
@@ -269,20 +269,20 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     if isinstance(error, MissingConfigException) and missing and (CONF / _FOLDERS.get(missing[1], missing[1])).is_dir():
         group, name = missing[1], missing[2]
         files = choices(_FOLDERS.get(group, group))
-        more, said = (names(), " and every torchvision classifier") if group == "model" else ([], "")
+        more, others = (names(), " and every torchvision classifier") if group == "model" else ([], "")
         if group == "hydra/launcher":
             files.append("basic")  # Hydra's own
-        return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
+        return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{others}.")
     if isinstance(error, OverrideParseException):
         key, sign, value = str(error.override).partition("=")
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")
-    found = re.search(r"(?:Could not override|Key) '([^']+)'", text)
-    if isinstance(error, ConfigCompositionException) and found:
+    refused = re.search(r"(?:Could not override|Key) '([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and refused:
         cause = str(error.__cause__ or "")
         if "is not in struct" in cause or "append" in text:
-            siblings = [k for k in keys if k.count(".") == found[1].count(".")] or list(keys)
-            return UserError(f"unknown key {found[1]}. {nearest(found[1], siblings)}--help lists the keys.")
+            siblings = [k for k in keys if k.count(".") == refused[1].count(".")] or list(keys)
+            return UserError(f"unknown key {refused[1]}. {nearest(refused[1], siblings)}--help lists the keys.")
         text = f"{text} {cause}"
     return UserError(" ".join(text.split())[:400])
 

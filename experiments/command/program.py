@@ -1,4 +1,4 @@
-"""What the command-line programs share: one line for a mistake, an exit code for each ending."""
+"""Runs a command: one line for a mistake, and an exit code for each way to end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.command.configuration import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
 from suny.errors import UserError, nearest
 
-# what a full disk answers without naming a file
+# A full disk raises these errors, which name no file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 EXIT_OK, EXIT_DEFECT, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 130
@@ -36,10 +36,10 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except Exception as error:
-        said = mistake(error, configuration)
-        if said is None:
+        told = mistake(error, configuration)
+        if told is None:
             raise
-        complain(said)
+        complain(told)
         return EXIT_MISTAKE
 
 
@@ -55,7 +55,7 @@ def mistake(error: Exception, configuration: str = "config") -> UserError | None
         return UserError("a group cannot be null: choose method=NAME, dataset=NAME, model=NAME, metrics=NAME.")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK):
         return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}.")
-    from suny.classifiers.engine import out_of_memory  # not above: it needs torch, the mistakes above do not
+    from suny.classifiers.engine import out_of_memory  # not above: it needs torch, and the mistakes so far are told without it
 
     if out_of_memory(error):
         return UserError("there is too little memory: give a smaller batch_size=N, or device=cpu.")

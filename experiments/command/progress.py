@@ -1,4 +1,4 @@
-"""What is shown of work under way: lines, and one bar.
+"""Shows work under way: lines, and one bar.
 
 A job of a sweep that runs in another process, perhaps on another machine, shows neither: it writes how far it is to a small
 file, which the process that waits for all jobs reads and draws as one bar; its lines are handed over with its result.
@@ -16,13 +16,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-# between two reports of a job, and two readings of all reports, seconds
+# Seconds between two reports of a job, and between two readings of all reports.
 _EVERY = 2.0
 
 
 @dataclass
 class Job:
-    """What a process that runs a job for another one leaves to be shown there."""
+    """A job that this process runs for another one, which shows how far it is.
+
+    Args:
+        report: the file for the number of images that are done.
+        lines: those for the user, handed over with the result.
+    """
 
     report: Path
     lines: list[str] = field(default_factory=list)
@@ -32,7 +37,7 @@ _job: Job | None = None
 
 
 def enter(report: Path | None) -> None:
-    """From now on this process runs a job for another one, which reads the report; None: no longer."""
+    """Notes that this process runs a job for another one, which reads the report; None: no longer."""
     global _job
     _job = None if report is None else Job(report)
 
@@ -42,17 +47,17 @@ def current_job() -> Job | None:
 
 
 def tell(text: str) -> None:
-    """A line for the user beside the results, without tearing a progress bar."""
+    """Shows the user a line beside the results, without tearing a progress bar."""
     if _job is not None:
         _job.lines.append(text)
     tqdm.write(text, file=sys.stderr)
 
 
-class Images:
-    """How many images are done: a bar, or in a job its report.
+class ProgressBar:
+    """Shows how many images are done: as a bar, or, in a job, in its report.
 
     Args:
-        title: what is computed.
+        title: the name of the cell.
         done: images that were done before.
         total: all images.
     """
@@ -77,11 +82,11 @@ class Images:
         if _job is None or time.monotonic() - self._reported < _EVERY:
             return
         self._reported = time.monotonic()
-        with suppress(OSError):  # who waits may have gone
+        with suppress(OSError):  # the process that waits may have gone
             _job.report.write_text(" ".join(map(str, self._state)), encoding="ascii")
 
 
-class Jobs:
+class JobsBar:
     """One bar over the images of several jobs elsewhere, with an estimate of the end.
 
     Args:
@@ -95,16 +100,16 @@ class Jobs:
         self._read = 0.0
         self._bar: Any = None
 
-    def ended(self, place: int) -> None:
-        self._look(place)
+    def end(self, place: int) -> None:
+        self._read_report(place)
         self._ended.add(place)
         self._draw()
 
     def refresh(self) -> None:
-        # a thousand files are not read every second
+        # a thousand files should not be read every second
         if time.monotonic() - self._read > max(_EVERY, len(self._reports) / 50):
             for place in set(range(len(self._reports))) - self._ended:
-                self._look(place)
+                self._read_report(place)
             self._read = time.monotonic()
             self._draw()
 
@@ -112,16 +117,16 @@ class Jobs:
         if self._bar is not None:
             self._bar.close()
 
-    def _look(self, place: int) -> None:
+    def _read_report(self, place: int) -> None:
         try:
             began, done, total = map(int, self._reports[place].read_text(encoding="ascii").split())
-        except (OSError, ValueError):  # not begun, or this moment being written
+        except (OSError, ValueError):  # the job has not begun, or writes its report at this moment
             return
         self._known[place] = [began, done, total]
 
     def _draw(self) -> None:
         """Jobs that have not begun count as large as the others are on average."""
-        if self._bar is None:  # not before a job has begun: none might
+        if self._bar is None:  # made late: perhaps no job ever begins
             self._bar = tqdm(total=0, unit="img", smoothing=0)
         began, done, total = (sum(state[i] for state in self._known.values()) for i in range(3))
         unknown = len(self._reports) - len(self._ended | self._known.keys())

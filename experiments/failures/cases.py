@@ -1,4 +1,4 @@
-"""Misclassified images, found and explained: what suffices for the family, what is necessary for either species."""
+"""Finds and explains misclassified images: what suffices for the family, and what is necessary for either species."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from experiments.figures.explanation import common_scale, draw_legend, drawable,
 from experiments.store.images import images_of, maps_of
 from experiments.store.reading import Result
 from experiments.store.records import writing
-from experiments.tables.ablations import Sweep, sweeps
+from experiments.tables.ablations import AblationSweep, ablation_sweeps
 from experiments.tables.columns import Block, blocks
-from experiments.tables.comparisons import Compared, compared_columns
+from experiments.tables.comparisons import Comparison, compare_columns
 from experiments.tables.text import arrow
 from metrics.sanity import CONTROLS
 from metrics.statistics import Entry, mean_band
@@ -44,7 +44,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-# 42: fonts are embedded as they are, so that a PDF's text can be searched and edited
+# Fonts of type 42 are embedded as they are, so that a PDF's text can be searched and edited.
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -72,11 +72,11 @@ def styles(rows: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, strips: int = 0) -> dict[str, Callable[[], Any]]:
-    """What can be drawn of the results: functions that return a figure, by name."""
-    found: dict[str, Callable[[], Any]] = {}
+    """The figures that can be drawn from the results, by name; each is a function that returns it."""
+    drawings: dict[str, Callable[[], Any]] = {}
 
     def add(name: str, draw: Callable[..., Any], *arguments: Any) -> None:
-        found[name] = lambda: draw(*arguments)
+        drawings[name] = lambda: draw(*arguments)
 
     for block in blocks(results, list(_CURVES)):
         if any(_curves(c, name) is not None for c in block.cells for name in _CURVES):
@@ -88,17 +88,17 @@ def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, s
         cells = _with_maps(block)
         if cells:
             add(file_name("methods", block), grid, cells, root, rows)
-            found["colour_square"] = colour_square
+            drawings["colour_square"] = colour_square
     for block in blocks(results, ["sanity"]):
         add(file_name("sanity", block), sanity, block)
         if strips:
             add(file_name("sanity_strips", block), sanity_strips, block, root, strips)
-    for compared in compared_columns(results):
+    for compared in compare_columns(results):
         if compared.ranks:
             add(file_name(f"critical_difference-{_file(compared.column.title)}", compared.block), critical_difference, compared)
-    for sweep in sweeps(results):
+    for sweep in ablation_sweeps(results):
         add(sweep_name(sweep), ablation, sweep)
-    return found
+    return drawings
 
 
 def styled() -> Any:
@@ -119,10 +119,10 @@ def save(figure: Any, path: Path) -> None:
 def curves(block: Block) -> Any:
     """Mean curves of the methods with pointwise 95% bootstrap bands over images."""
     known: dict[str, dict[str, tuple[list[float], NDArray[np.float64]]]] = {}
-    for column in block.columns:  # of several protocols of a metric the first, which most cells have
-        found = {row: v for row, cell in column.cells.items() if (v := _curves(cell, column.measure.name)) is not None}
-        if found:
-            known.setdefault(column.measure.name, found)
+    for column in block.columns:  # several protocols of one metric are not mixed: the first is the one that most cells have
+        rows = {row: v for row, cell in column.cells.items() if (v := _curves(cell, column.measure.name)) is not None}
+        if rows:
+            known.setdefault(column.measure.name, rows)
     names = [name for name in _CURVES if name in known]
     looks = styles(block.rows)
     figure, axes = _axes(1, len(names), 2.6, 2.9)
@@ -141,7 +141,7 @@ def curves(block: Block) -> Any:
 
 
 def plane(block: Block) -> Any:
-    """The N-S plane: a panel a method, a point an image; the cross is the mean, grey are the other methods' images."""
+    """The N-S plane: a panel per method, a point per image; the cross is the mean, grey are the other methods' images."""
     by_name = {c.measure.name: c.cells for c in block.columns}
     points = {}
     for row in (r for r in block.rows if r in by_name["necessity"] and r in by_name["sufficiency"]):
@@ -162,7 +162,7 @@ def plane(block: Block) -> Any:
         axis.set_axis_off()
     figure.supxlabel("sufficiency S", fontsize=8)
     figure.supylabel("necessity N", fontsize=8)
-    figure.suptitle(f"{block.title}: a point an image, + the mean", fontsize=8)
+    figure.suptitle(f"{block.title}: a point per image, + the mean", fontsize=8)
     return figure
 
 
@@ -192,7 +192,7 @@ def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
 
 
 def colour_square() -> Any:
-    """What a colour of the two-dimensional map says."""
+    """The legend of the two-dimensional map."""
     figure, axes = _axes(1, 1, 1.8, 1.8)
     draw_legend(axes[0, 0])
     axes[0, 0].grid(False)
@@ -260,7 +260,7 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
     return figure
 
 
-def critical_difference(compared: Compared) -> Any:
+def critical_difference(compared: Comparison) -> Any:
     """Average ranks on a line; methods under one bar are closer than the critical difference (Nemenyi, .05)."""
     ranks = compared.ranks or {}
     order = np.argsort(ranks["ranks"], kind="stable")
@@ -302,8 +302,8 @@ def critical_difference(compared: Compared) -> Any:
     return figure
 
 
-def ablation(sweep: Sweep) -> Any:
-    """A panel a measure: mean and 95% interval at each value of what is swept."""
+def ablation(sweep: AblationSweep) -> Any:
+    """A panel per measure: mean and 95% interval at each value of what is swept."""
     columns = min(4, len(sweep.curves))
     rows = -(-len(sweep.curves) // columns)
     figure, axes = _axes(rows, columns, 2.2, 2.1)
@@ -324,7 +324,7 @@ def ablation(sweep: Sweep) -> Any:
 def _error_bars(
     axis: Any, points: Sequence[tuple[int, Entry]], look: dict[str, Any], label: str, skip_last: bool = False
 ) -> None:
-    """Means with intervals at their places, joined by a line (but for the last point, where it is none of the others' kind)."""
+    """Means with intervals at their places, joined by a line (but not to the last point, where that is of another kind)."""
     if not points:
         return
     entries = [e for _, e in points]
@@ -351,18 +351,18 @@ def _coloured(maps: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _with_maps(block: Block) -> list[Result]:
-    """One cell with stored maps a row, in the order of the rows."""
-    found: dict[str, Result] = {}
+    """One cell with stored maps per row, in the order of the rows."""
+    cells: dict[str, Result] = {}
     for cell in block.group:
-        if cell.row in block.rows and cell.row not in found and maps_of(cell, next(iter(cell.records))) is not None:
-            found[cell.row] = cell
-    return [found[row] for row in block.rows if row in found]
+        if cell.row in block.rows and cell.row not in cells and maps_of(cell, next(iter(cell.records))) is not None:
+            cells[cell.row] = cell
+    return [cells[row] for row in block.rows if row in cells]
 
 
 def _curves(cell: Result, name: str) -> tuple[list[float], NDArray[np.float64]] | None:
     """Fractions (points,) and values (images, points) of the stored curves; None without."""
-    found = [r["curves"][name] for r in cell.records.values() if name in (r.get("curves") or {})]
-    return (found[0]["fraction"], np.array([c["value"] for c in found])) if found else None
+    stored = [r["curves"][name] for r in cell.records.values() if name in (r.get("curves") or {})]
+    return (stored[0]["fraction"], np.array([c["value"] for c in stored])) if stored else None
 
 
 def _axes(rows: int, columns: int, height: float, width: float, **more: Any) -> tuple[Any, Any]:
@@ -378,12 +378,12 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def file_name(kind: str, block: Block) -> str:
-    """Of a figure of a block."""
+    """The name of a block's figure."""
     return f"{kind}-{_file(block.title)}"
 
 
-def sweep_name(sweep: Sweep) -> str:
-    """Of an ablation's figure."""
+def sweep_name(sweep: AblationSweep) -> str:
+    """The name of an ablation's figure."""
     return f"ablation_{sweep.ablation.name}-{_file(sweep.title)}"
 
 

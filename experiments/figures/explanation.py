@@ -1,4 +1,4 @@
-"""Pictures of explanations."""
+"""Draws explanations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from experiments.store.records import replacing
 from suny.bivariate import bivariate, legend
 from suny.explanation import Explanation
 
-# names of files and classes stand in titles: a dollar in them is no formula
+# Names of files and classes stand in titles, and a dollar in them is no formula.
 plt.rcParams["text.parse_math"] = False
 
 _CAPTIONED = ("E_N(F_N)", "E_S(F_S)", "E_S(empty)")
@@ -58,9 +58,9 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
         axis.axis("off")
     if two_sided:
         draw_legend(axes[-1])
-    said = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
+    effects = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)
     flags = "; ".join(numbers.get("flags", []))
-    lines = [caption, *([said] if said else []), *([f"flags: {flags}"] if flags else [])]
+    lines = [caption, *([effects] if effects else []), *([f"flags: {flags}"] if flags else [])]
     figure.suptitle(drawable("\n".join(lines)), fontsize=10)
     save(figure, path)
 

@@ -1,4 +1,4 @@
-"""What a sweep says beside its table: how often protocols disagree, the sanity check's stages, ablations."""
+"""Texts after a sweep, beside its table: how often protocols disagree, the sanity check's stages, ablations."""
 
 from __future__ import annotations
 
@@ -9,59 +9,57 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from experiments.command.configuration import CONF, make_target
 from experiments.store.reading import Result
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
 from experiments.tables.specs import ABLATED
-from experiments.tables.text import arrow, interval, table
+from experiments.tables.text import interval, table
 from metrics.base import Metric
-from metrics.sanity import Sanity
 
 
 def compared_numbers(cell: Result) -> list[str]:
-    """The keys of the records that the texts on a sweep need of a cell beside its means."""
+    """The keys of a cell's records that the texts after a sweep need beside its means."""
     return [*ABLATED, *(name for name, m in cell.measures.items() if getattr(m.metric, "protocol", None))]
 
 
 def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:
-    """Texts for the user; pictures go to the folder.
+    """The texts; draws the pictures that they name.
 
     Args:
         cells: with the numbers that :func:`compared_numbers` names.
-        folder: for pictures.
+        folder: where the pictures go.
     """
-    from experiments.figures import drawing  # not above: this draws, the lists below do not
+    from experiments.figures import drawing  # not above: no run needs it before its end
 
     texts = []
     for dataset, model in dict.fromkeys((c.dataset, c.model) for c in cells):
         group = [c for c in cells if (c.dataset, c.model) == (dataset, model)]
         metrics = {name: m.metric for c in group for name, m in c.measures.items() if m.metric}
         if any(getattr(m, "protocol", None) for m in metrics.values()) and len(group) > 1:
-            texts.append(f"{dataset} / {model}: do the protocols agree?\n\n{flips(group, metrics)}")
-        if any(isinstance(m, Sanity) for m in metrics.values()):
-            texts.append(f"{dataset} / {model}: sanity check\n\n{sanity(group)}")
+            texts.append(f"{dataset} / {model}: do the protocols agree?\n\n{count_flips(group, metrics)}")
+        if any("stages" in cell.entry(name) for cell in group for name, m in cell.measures.items() if m.metric):
+            texts.append(f"{dataset} / {model}: sanity check\n\n{sanity_table(group)}")
     with drawing.styled():
         for block in blocks(cells, ["sanity"]):
-            texts.append(_drawn(drawing.sanity(block), folder / drawing.file_name("sanity", block)))
-        for sweep in sweeps(cells):
+            texts.append(_draw(drawing.sanity(block), folder / drawing.file_name("sanity", block)))
+        for sweep in ablation_sweeps(cells):
             text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
-            texts.append(f"{text}\n\n{_drawn(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}")
+            texts.append(f"{text}\n\n{_draw(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}")
     return texts
 
 
-def _drawn(figure: Any, path: Path) -> str:
+def _draw(figure: Any, path: Path) -> str:
+    """Writes a figure; returns the line that says where."""
     from experiments.figures import drawing
 
     drawing.save(figure, path)
     return f"drawn: {path}.pdf and .png"
 
 
-def flips(cells: Sequence[Result], metrics: Mapping[str, Metric]) -> str:
-    """How often two settings of a metric rank two methods the other way round, by their means and on single images.
+def count_flips(cells: Sequence[Result], metrics: Mapping[str, Metric]) -> str:
+    """Counts how often two settings of a metric rank two methods the other way round, by their means and on single images.
 
     Ties count as no flip.
     """
@@ -90,39 +88,23 @@ def flips(cells: Sequence[Result], metrics: Mapping[str, Metric]) -> str:
 
 
 def _values(cells: Sequence[Result], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """For each metric its values (cells, images), NaN where one is missing."""
+    """The values of each metric, (cells, images), NaN where one is missing."""
     images = dict.fromkeys(image for cell in cells for image in cell.records)
     places = {image: at for at, image in enumerate(images)}
-    found = {name: np.full((len(cells), len(places)), np.nan) for name in names}
+    values = {name: np.full((len(cells), len(places)), np.nan) for name in names}
     for at, cell in enumerate(cells):
         for record in cell.records.values():
             for name in names:
                 if record.get(name) is not None:
-                    found[name][at, places[record["image"]]] = record[name]
-    return found
+                    values[name][at, places[record["image"]]] = record[name]
+    return values
 
 
-def sanity(cells: Sequence[Result]) -> str:
-    """Similarity to the original map at each stage."""
+def sanity_table(cells: Sequence[Result]) -> str:
+    """The similarity to the original map at each stage of the sanity check."""
     rows = []
     for cell in cells:
         for entry in (cell.entry(name) for name, measure in cell.measures.items() if measure.metric):
             for stage, values in entry.get("stages", {}).items():
                 rows.append([cell.method, stage, *(interval(v) for v in values.values()), values["spearman"]["n"]])
     return table(["method", "random from", "Spearman", "SSIM", "n"], rows)
-
-
-def metric_list() -> str:
-    """Every metric that has a conf file, as a table."""
-    from experiments.command.program import composed
-
-    rows: dict[str, list[Any]] = {}
-    for path in sorted((CONF / "metrics").glob("*.yaml")):
-        resolved: Any = OmegaConf.to_container(composed([f"metrics=[{path.stem}]"]), resolve=True)
-        for name, node in resolved["metrics"].items():
-            m = make_target(node, f"metrics.{name}", Metric)
-            if name not in rows or path.stem in (name, rows[name][1]):
-                needs = ", ".join(sorted(m.needs)) or "-"
-                rows[name] = [name, path.stem, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
-    head = ["metric", "conf/metrics", "in tables", "range", "unit", "needs", "version", "reference"]
-    return table(head, rows.values())

@@ -1,4 +1,4 @@
-"""What the machine says of this process: time in turn, memory, age."""
+"""Measures this process: time, memory, age."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begins a new measurement of the peak; of a process only Linux can, elsewhere the peak is since its start."""
+    """Begins a new measurement of the peak; that of a process begins anew on Linux only, elsewhere it is since its start."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -43,7 +43,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: of the card's tensors, or of the process."""
+    """The peak of the GPU's tensors, or of the process, bytes."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     known = _status("VmHWM")
@@ -51,7 +51,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def held_memory(device: torch.device) -> float:
-    """Bytes held now: of the card's tensors, or of the process (the peak where the system is not Linux)."""
+    """Bytes that the GPU's tensors hold now, or the process (its peak where the system is not Linux)."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
     known = _status("VmRSS")

@@ -130,7 +130,7 @@ def _texts(sums: Sequence[float]) -> list[str]:
 
 
 def file_table(planned: Sequence[PlannedCell], rates: Mapping[str, float], decode: float, size: float) -> str:
-    """What one GPU asks of files and cores, in the fastest cell of each network and in the slowest one."""
+    """The files and cores that one GPU keeps busy, in the fastest cell of each network and in the slowest one."""
     rows = []
     for model in dict.fromkeys(cell.model for cell in planned):
         cells = sorted((cell for cell in planned if cell.model == model), key=lambda cell: cell.forwards)

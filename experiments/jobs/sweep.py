@@ -5,7 +5,6 @@ A job never raises what ends the others: what has become of it is told at once, 
 
 from __future__ import annotations
 
-import re
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -24,36 +23,39 @@ from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.command import configuration as config
 from experiments.command import progress
 from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
+from experiments.jobs.arguments import distinguish
+from experiments.jobs.estimate import Estimate
 from experiments.store.records import read_records, writing
-from suny.errors import UserError
+from suny.later import Later
 
-# Every command imports this module, those too that compute nothing: what needs torch is imported where something is computed.
+# run.py imports this module before anything is known to be computed; torch is imported with the work of the first job.
 if TYPE_CHECKING:
-    from experiments.jobs.dry_run import Estimate, Estimator
-    from experiments.store.reading import Result
-    from metrics.base import Metric
+    from experiments.jobs import work
+else:
+    work = Later("experiments.jobs.work")
 
-# how a launcher's jobs end: a job's place, and what it returned, or in a few words why it returned nothing; None: not yet
+# The endings of a launcher's jobs: a job's place, and what it returned, or why it returned nothing; None while none has ended.
 Arrivals = Generator[tuple[int, JobReturn | str] | None, None, None]
 
 
 @dataclass
-class Ended:
-    """What has become of a job.
+class JobEnding:
+    """How a job ended.
 
     Args:
         overrides: its arguments.
         number: its place in the sweep.
-        estimate: of a dry run.
-        cell: None where it failed; in a sweep without the records, which lie on the disk.
-        error: what failed, as it is told.
-        lines: for the user, told in another process.
+        results_dir: the folder of its results.
+        estimate: that of a dry run.
+        cell: None where the job failed.
+        error: the mistake or defect, as it is told.
+        exit_code: that of a command of this job alone.
+        lines: those for the user, where the job ran in another process.
     """
 
     overrides: tuple[str, ...]
     number: int = 0
     results_dir: Path = Path()
-    metrics: dict[str, Metric] = field(default_factory=dict)
     estimate: Estimate | None = None
     cell: FinishedCell | CellProgress | None = None
     error: str = ""
@@ -63,78 +65,74 @@ class Ended:
 
 @dataclass
 class Sweep:
-    """What has become of the jobs of one command."""
+    """The jobs of one command, as they end.
+
+    Args:
+        several: whether there are several.
+        endings: in the order in which the jobs ended.
+        told: lines that are not to be told again.
+        estimator: that of a dry run.
+    """
 
     several: bool = False
-    ended: list[Ended] = field(default_factory=list)
+    endings: list[JobEnding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
-    estimator: Estimator | None = None
-    beginning: float = 0.0  # seconds that the program took to start, where that counts
+    estimator: work.Estimator | None = None
 
-    def add(self, ended: Ended) -> None:
-        """Tells what has become of a job."""
-        self.ended.append(ended)
-        for line in ended.lines:  # many shards say the same
+    def add(self, ending: JobEnding) -> None:
+        """Tells how a job ended."""
+        self.endings.append(ending)
+        for line in ending.lines:  # many shards tell the same
             if line not in self.told:
                 progress.tell(line)
-        self.told.update(ended.lines)
-        if ended.error:
-            progress.tell(ended.error)
-        if ended.estimate:
-            progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
-        if isinstance(ended.cell, FinishedCell):
-            from experiments.store.reading import read_result
-            from experiments.tables import cell_table
-
+        self.told.update(ending.lines)
+        if ending.error:
+            progress.tell(ending.error)
+        if ending.estimate:
+            progress.tell(f"{ending.estimate.title}: {ending.estimate.seconds:.3g} s per image")
+        if isinstance(ending.cell, FinishedCell):
             if not self.several:
-                tqdm.write(cell_table(read_result(ended.cell.folder, ended.cell.columns)))
-                if (ended.cell.folder / "pictures").is_dir():
-                    tqdm.write(f"pictures: {ended.cell.folder / 'pictures'}")
-            line = f"results: {ended.cell.folder}"  # every shard that comes last may say so
+                tqdm.write(work.cell_text(ending.cell))
+                if (ending.cell.folder / "pictures").is_dir():
+                    tqdm.write(f"pictures: {ending.cell.folder / 'pictures'}")
+            line = f"results: {ending.cell.folder}"  # of several shards that end at once, each finds the cell complete
             if line not in self.told:
                 tqdm.write(line)
             self.told.add(line)
-        elif ended.cell and not self.several:
-            tqdm.write(f"the shard is complete; {ended.cell}")
+        elif ending.cell and not self.several:
+            tqdm.write(f"the shard is complete; {ending.cell}")
 
     def close(self) -> int:
-        """Tells what has become of all jobs.
+        """Tells how all jobs ended.
 
         Returns: the exit code.
         """
-        failed = [e for e in self.ended if e.error]
-        estimates = [e.estimate for e in self.ended if e.estimate]
-        if estimates:
-            from experiments.jobs.dry_run import said
-
-            print(said(estimates, self.beginning))
+        estimates = [e.estimate for e in self.endings if e.estimate]
+        if estimates and self.estimator:
+            print(work.dry_run_text(estimates, self.estimator))
         if self.several:
-            from experiments.jobs.after_sweep import after_sweep
-            from experiments.tables import sweep_table
-
-            ended = sorted(self.ended, key=lambda e: e.number)
-            finished = {(e.cell.folder, *e.cell.columns.values()): e for e in ended if isinstance(e.cell, FinishedCell)}
-            if finished:
-                cells = _read(list(finished.values()))
-                print(f"\n{sweep_table(cells)}")
-                folder = next(e.results_dir for e in ended if e.cell)
-                for text in after_sweep([cell for _, cell in cells], folder):
-                    print(f"\n{text}")
-            complete = {key[0] for key in finished}
-            parts = {e.cell.folder: e.cell for e in ended if isinstance(e.cell, CellProgress) and e.cell.folder not in complete}
-            for part in parts.values():
-                now = replace(part, done=len({r["image"] for r in read_records(part.folder)}))
-                progress.tell(f"incomplete: {now}; the same command continues.")
-            for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
-                progress.tell(f"failed: {name}")
-        codes = [e.exit_code for e in failed]
+            self._tell_of_several(sorted(self.endings, key=lambda e: e.number))
+        codes = [e.exit_code for e in self.endings if e.error]
         return EXIT_DEFECT if EXIT_DEFECT in codes else max(codes, default=EXIT_OK)
 
+    def _tell_of_several(self, endings: Sequence[JobEnding]) -> None:
+        """The table of all cells that are finished, then the cells that are not, and the jobs that failed."""
+        finished = {(e.cell.folder, *e.cell.columns.values()): e for e in endings if isinstance(e.cell, FinishedCell)}
+        if finished:
+            cells = [e.cell for e in finished.values() if isinstance(e.cell, FinishedCell)]
+            folder = next(e.results_dir for e in endings if e.cell)
+            for text in work.sweep_texts(cells, [e.overrides for e in finished.values()], folder):
+                print(f"\n{text}")
+        complete = {key[0] for key in finished}
+        begun = {e.cell.folder: e.cell for e in endings if isinstance(e.cell, CellProgress) and e.cell.folder not in complete}
+        for cell in begun.values():
+            now = replace(cell, done=len({r["image"] for r in read_records(cell.folder)}))
+            progress.tell(f"incomplete: {now}; the same command continues.")
+        for name in distinguish([e.overrides for e in endings], [e.overrides for e in endings if e.error]):
+            progress.tell(f"failed: {name}")
 
-# arguments with which Hydra shows something and runs nothing
-_SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
-# Hydra gives what a job returns to nobody
+# Hydra hands what a job returns to nobody, so that the endings are gathered here.
 _sweep = Sweep()
 
 
@@ -145,38 +143,32 @@ def begin() -> Sweep:
     return _sweep
 
 
-def compute(cfg: DictConfig) -> Ended:
+def compute(cfg: DictConfig) -> JobEnding:
     """One job, as Hydra and its launchers call it. A mistake is told; in a sweep the other jobs go on, after a defect too."""
     hydra = HydraConfig.get()
     several = hydra.mode == RunMode.MULTIRUN
-    ended = Ended(tuple(hydra.overrides.task), hydra.job.num if several else 0)
+    ending = JobEnding(tuple(hydra.overrides.task), hydra.job.num if several else 0)
     try:
         run = config.read(cfg)
-        ended.metrics, ended.results_dir = run.metrics, Path(run.settings.results_dir).expanduser()
+        ending.results_dir = Path(run.settings.results_dir).expanduser()
         if run.settings.dry_run:
-            from experiments.jobs.dry_run import Estimator
-            from experiments.jobs.machine import process_age
-
-            _sweep.estimator = _sweep.estimator or Estimator()
-            _sweep.beginning = _sweep.beginning or process_age()
-            ended.estimate = _sweep.estimator.estimate(run)
+            _sweep.estimator = _sweep.estimator or work.Estimator()
+            ending.estimate = _sweep.estimator.estimate(run)
         else:
-            from experiments.cell.cell import run_cell
-
-            ended.cell = run_cell(run)
+            ending.cell = work.run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
         known = mistake(error)
         if known is None and not several:
             raise
-        ended.error = f"error: {known}" if known else traceback.format_exc()
-        ended.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
+        ending.error = f"error: {known}" if known else traceback.format_exc()
+        ending.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
     job = progress.current_job()
     if job is None:
         _sweep.several = several
-        _sweep.add(ended)
-        return ended
-    ended.lines = job.lines
-    return ended
+        _sweep.add(ending)
+    else:
+        ending.lines = job.lines
+    return ending
 
 
 def gather(
@@ -186,36 +178,36 @@ def gather(
     start: Callable[[Sequence[Path]], Arrivals],
     stopped: Callable[[], str],
 ) -> list[JobReturn]:
-    """What a launcher of other processes does with its jobs: one bar for all, and each one's ending told at once.
+    """Waits for a launcher's jobs in other processes: one bar for all, and each one's ending told at once.
 
     Args:
         jobs: the overrides of each.
-        first: number of the first.
+        first: the number of the first.
         folder: for files that go back and forth.
         start: starts the jobs, each with the path of its report.
-        stopped: what the user is told who stops waiting.
+        stopped: returns the line for a user who stops waiting.
 
     Returns: a formality; the sweep has what the jobs returned.
     """
     _sweep.several = True
     overrides = [tuple(filter_overrides(job)) for job in jobs]
-    names = _telling(overrides, overrides)
+    names = distinguish(overrides, overrides)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         files = Path(tempfile.mkdtemp(prefix="jobs-", dir=folder))
     reports = [files / str(at) for at in range(len(jobs))]
     try:
-        with closing(progress.Jobs(reports)) as bar, closing(start(reports)) as arrivals:
+        with closing(progress.JobsBar(reports)) as bar, closing(start(reports)) as arrivals:
             for arrival in arrivals:
                 if arrival is not None:
-                    at, what = arrival
-                    ended = (
-                        Ended(overrides[at], first + at, error=f"error: {what}", exit_code=EXIT_DEFECT)
-                        if isinstance(what, str)
-                        else what.return_value
+                    at, returned = arrival
+                    ending = (
+                        JobEnding(overrides[at], first + at, error=f"error: {returned}", exit_code=EXIT_DEFECT)
+                        if isinstance(returned, str)
+                        else returned.return_value
                     )
-                    _sweep.add(replace(ended, error=f"{ended.error.rstrip()} [{names[at]}]") if ended.error else ended)
-                    bar.ended(at)
+                    _sweep.add(replace(ending, error=f"{ending.error.rstrip()} [{names[at]}]") if ending.error else ending)
+                    bar.end(at)
                 bar.refresh()
     except KeyboardInterrupt:
         progress.tell(stopped())
@@ -226,63 +218,3 @@ def gather(
         with suppress(OSError):  # logs of jobs that failed stay
             files.rmdir()
     return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
-
-
-def is_dry(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for estimates only."""
-    return any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in arguments)
-
-
-def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
-    """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
-
-    A dry run, for which ``elsewhere`` is given, starts no jobs and writes nothing: it estimates whole cells, in this process,
-    and Hydra's notes go there.
-
-    Raises:
-        UserError: shards= is no number, or given twice, or beside a single shard.
-    """
-    asked = [a.removeprefix("shards=") for a in given if a.startswith("shards=")]
-    rest = [a for a in given if not a.startswith("shards=")]
-    count = 1
-    if asked:
-        if len(asked) > 1 or any(a.startswith(("shard.count=", "shard.index=")) for a in rest):
-            raise UserError("shards=N computes all of N shards, shard.count=N shard.index=I one of them: give one of the two.")
-        if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
-            raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
-        count = int(asked[0])
-    if elsewhere:
-        return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
-    if _SHOWING & {a.partition("=")[0] for a in rest}:
-        return rest
-    launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
-    if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
-        rest.insert(0, "-m")
-    return [*rest, f"shard.count={count}", f"shard.index=range({count})"] if count > 1 else rest
-
-
-def _read(finished: Sequence[Ended]) -> list[tuple[str, Result]]:
-    """The finished cells of a sweep, each with the name of its row: the method, and the keys that are not the same in all.
-
-    One cell is read at a time, and only numbers of it are kept: all records of a sweep would not fit into memory.
-    """
-    from experiments.jobs.after_sweep import compared_numbers
-    from experiments.store.reading import read_result, without_records
-
-    overrides = [e.overrides for e in finished]
-    cells: list[tuple[str, Result]] = []
-    for ended, name in zip(finished, _telling(overrides, overrides), strict=True):
-        assert isinstance(ended.cell, FinishedCell)
-        result = read_result(ended.cell.folder, ended.cell.columns)
-        # data, network and method have places of their own, and shards and metrics make no other cell
-        keys = [k for k in name.split(", ") if k and not re.match(r"(method|dataset|model|metrics|shard\.\w+)=", k)]
-        row = f"{result.method} ({', '.join(k.removeprefix('method.') for k in keys)})" if keys else result.method
-        cells.append((row, without_records(result, compared_numbers(result))))
-    places = [(row, r.dataset, r.model) for row, r in cells]
-    return [(f"{row} {r.digest}" if places.count(p) > 1 else row, r) for (row, r), p in zip(cells, places, strict=True)]
-
-
-def _telling(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:
-    """The names of jobs: their overrides without those that all jobs have."""
-    common = set.intersection(*map(set, all_jobs)) if len(all_jobs) > 1 else set()
-    return [", ".join(o for o in job if o not in common) for job in jobs]

@@ -17,11 +17,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments.figures.explanation import common_scale, over
-from experiments.store.images import Images, images_of, maps_of, view_of
-from experiments.store.reading import CONTROL, READ, Result
+from experiments.store.images import CellImages, images_of, maps_of, view_of
+from experiments.store.reading import CONTROL, EXPLAINED, Result
 from experiments.store.records import Record
 from experiments.tables import comparisons, published
-from experiments.tables.ablations import Sweep, sweeps
+from experiments.tables.ablations import AblationSweep, ablation_sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.render import LEGEND, cell_text, count_text, failures_text
 from experiments.tables.specs import SPECS
@@ -37,12 +37,12 @@ else:
 
 _ASSETS = Path(__file__).with_name("assets")
 
-# sides of photographs and of maps, pixels: a page stays below some 60 MB
+# The sides of photographs and of maps, pixels, are such that a page stays below some 60 MB.
 _SIDES = (168, 112)
 _MAP_SIDES = (112, 56)
-_MANY = 2000  # maps; beyond, the smaller sides
+_MANY = 2000  # pages with more maps take the smaller sides
 
-# curves that say p while the most salient pixels are removed, or alone are kept, the first one that there is
+# Curves of p while the most salient pixels are removed, or while they alone are kept; the first one that there is counts.
 _REMOVED = ("necessity", "deletion")
 _KEPT = ("sufficiency", "insertion")
 
@@ -54,15 +54,15 @@ def page(results: Sequence[Result], limit: int = 1000, root: str | None = None) 
 
     Args:
         results: cells.
-        limit: images shown of each block.
+        limit: the number of images shown per block.
         root: where the images are now, if they have moved.
     """
     galleries: list[Json] = []
     heavy: list[str] = []
     for block in blocks(results, _metrics(results)):
-        found = gallery(block, limit, root)
-        heavy += [_script(f"image-{len(galleries)}-{at}", content) for at, content in enumerate(found.pop("content"))]
-        galleries.append(found)
+        one = gallery(block, limit, root)
+        heavy += [_script(f"image-{len(galleries)}-{at}", content) for at, content in enumerate(one.pop("content"))]
+        galleries.append(one)
     data = {
         "about": f"{len(results)} cells, {sum(len(r.records) for r in results)} explained images.",
         "tables": tables(results),
@@ -99,12 +99,12 @@ def tables(results: Sequence[Result]) -> list[Json]:
         _group(
             "Ablations",
             ["Mean [95% interval]; †: differs significantly from the usual setting."],
-            [_sweep_table(s) for s in sweeps(results)],
+            [_sweep_table(s) for s in ablation_sweeps(results)],
         ),
         _group(
             "Statistics: differences to the best baseline, image by image",
             ["p: Wilcoxon's signed ranks, two-sided; effect: rank-biserial correlation."],
-            [_difference_table(c) for c in comparisons.compared_columns(results)],
+            [_difference_table(c) for c in comparisons.compare_columns(results)],
         ),
         _group("Beside the published numbers", [], _published_tables(results)),
     ]
@@ -122,7 +122,7 @@ def _block_table(block: Block) -> Json:
     return _table(block.title, ["method", "n", *(c.title for c in block.columns), "failures"], rows, block.notes)
 
 
-def _sweep_table(sweep: Sweep) -> Json:
+def _sweep_table(sweep: AblationSweep) -> Json:
     marked = {name: sweep.significant(name) for name in sweep.curves}
     rows = []
     for label in sweep.labels:
@@ -136,7 +136,7 @@ def _sweep_table(sweep: Sweep) -> Json:
     return _table(f"{sweep.ablation.title}: {sweep.title}", head, rows, sweep.notes)
 
 
-def _difference_table(c: comparisons.Compared) -> Json:
+def _difference_table(c: comparisons.Comparison) -> Json:
     rows = [
         [
             _cell(row), _cell(f"{e['mean']:+.3f}", e["mean"]), _cell(bounds(e)), _cell(str(e["n"]), e["n"]),
@@ -179,8 +179,8 @@ def _cells(results: Sequence[Result]) -> Json:
     return _group("What was computed", [], [_table("cells", head, rows)])
 
 
-def _group(title: str, texts: Sequence[str], found: Sequence[Json]) -> Json:
-    return {"title": title, "texts": [t for t in texts if t], "tables": list(found)}
+def _group(title: str, texts: Sequence[str], tables: Sequence[Json]) -> Json:
+    return {"title": title, "texts": [t for t in texts if t], "tables": list(tables)}
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Json]], texts: Sequence[str] = ()) -> Json:
@@ -245,12 +245,12 @@ def gallery(block: Block, limit: int, root: str | None) -> Json:
     }
 
 
-def _entry(at: int, record: Record, cells: Sequence[Sequence[Result]], name: str, images: Images) -> Json:
-    """What an image's card says of it, and how it can be found."""
+def _entry(at: int, record: Record, cells: Sequence[Sequence[Result]], name: str, images: CellImages) -> Json:
+    """The texts of an image, and the keys by which the page finds it."""
     target, label = images.class_name(record["target"]), images.class_name(record.get("label"))
     records = [c.records[name] for of_row in cells for c in of_row if name in c.records]
     failures = []
-    if record["status"] in READ and record.get("label") is not None and record["predicted"] != record["label"]:
+    if record["status"] in EXPLAINED and record.get("label") is not None and record["predicted"] != record["label"]:
         failures.append("wrong class")
     failures += sorted({r["status"].replace("_", " ") for r in records} - {"ok"})
     if any(r.get("boxes") == 0 for r in records) and any(r.get("boxes") for c in cells[0] for r in c.records.values()):
@@ -259,30 +259,30 @@ def _entry(at: int, record: Record, cells: Sequence[Sequence[Result]], name: str
         failures.append("box lost to the crop")
     if any((r.get("diagnostics") or {}).get("flags") for r in records):
         failures.append("flagged explanation")
-    said = f"{name}: {target}" + (f", p {record['prob']:.3f}" if record["prob"] is not None else "")
+    title = f"{name}: {target}" + (f", p {record['prob']:.3f}" if record["prob"] is not None else "")
     flags = {f for r in records for f in (r.get("diagnostics") or {}).get("flags") or []}
     facts = [f"label: {label}", f"explained: {target}", *(f"flag: {f}" for f in sorted(flags))]
     classes = sorted({target, label} - {HOLE})
     return {
-        "number": at, "id": name, "title": said, "facts": "; ".join(facts), "p": record["prob"], "classes": classes,
+        "number": at, "id": name, "title": title, "facts": "; ".join(facts), "p": record["prob"], "classes": classes,
         "failures": failures or ["none"],
     }  # fmt: skip
 
 
 def _values(block: Block, row: str, name: str) -> Json | None:
     """The numbers of one method for one image, by column; None where the method has no record of it."""
-    found, known = {}, False
+    values, known = {}, False
     for column in block.columns:
         record = column.cells[row].records.get(name) if row in column.cells else None
         known = known or record is not None
         value = record.get(column.measure.name) if record else None
         if isinstance(value, int | float):
-            found[column.title] = round(float(value), 5)
-    return found if known else None
+            values[column.title] = round(float(value), 5)
+    return values if known else None
 
 
 def _spreads(values: Sequence[Json | None]) -> dict[str, float]:
-    """For each column the largest number minus the smallest one, over the methods."""
+    """The largest number of each column minus its smallest one, over the methods."""
     known = [v for v in values if v]
     titles = dict.fromkeys(t for v in known for t in v)
     several = {t: [v[t] for v in known if t in v] for t in titles}
@@ -302,20 +302,20 @@ def _disagreement(orders: Sequence[NDArray[Any]]) -> float | None:
     return round(float(1 - pairs.mean()), 4)
 
 
-def _method(cells: Sequence[Result], name: str, side: int, map_side: int, images: Images, grids: list[list[float]]) -> Json:
+def _method(cells: Sequence[Result], name: str, side: int, map_side: int, images: CellImages, grids: list[list[float]]) -> Json:
     """Map and curves of one method for one image, as far as any of its cells has them."""
-    found: Json = {}
+    shown: Json = {}
     maps = next((m for c in cells if (m := maps_of(c, name)) is not None), None)
     if maps is not None:
         rank = _rank(maps["saliency"], map_side)
-        found["rank"] = _data_uri(Image.fromarray(rank), "PNG")
-        found["order"] = rank[:: max(1, map_side // 28), :: max(1, map_side // 28)].ravel()
+        shown["rank"] = _data_uri(Image.fromarray(rank), "PNG")
+        shown["order"] = rank[:: max(1, map_side // 28), :: max(1, map_side // 28)].ravel()
         if {"necessity", "sufficiency"} <= set(maps):
             visible = images.visible(name)
             photo = np.full((*maps["saliency"].shape, 3), 0.5) if visible is None else np.asarray(visible) / 255.0
             n, s = common_scale(maps["necessity"], maps["sufficiency"])
             both = (over(photo, bivariate(n, s), np.maximum(n, s)) * 255).astype(np.uint8)
-            found["both"] = _data_uri(Image.fromarray(both).resize((side, side), Image.Resampling.LANCZOS), "JPEG")
+            shown["both"] = _data_uri(Image.fromarray(both).resize((side, side), Image.Resampling.LANCZOS), "JPEG")
     for what, kinds in (("removed", _REMOVED), ("kept", _KEPT)):
         for kind, cell in itertools.product(kinds, cells):
             record = cell.records.get(name) or {}
@@ -325,14 +325,14 @@ def _method(cells: Sequence[Result], name: str, side: int, map_side: int, images
             grid = [round(f, 4) for f in curve["fraction"]]
             if grid not in grids:
                 grids.append(grid)
-            found[what] = {
+            shown[what] = {
                 "g": grids.index(grid),
                 "p": [round(p, 4) for p in _probabilities(kind, curve["value"], record["prob"])],
             }
             if what == "kept":
-                found["substrate"] = cell.measures[kind].protocol.get("fill") if kind in cell.measures else None
+                shown["substrate"] = cell.measures[kind].protocol.get("fill") if kind in cell.measures else None
             break
-    return found
+    return shown
 
 
 def _probabilities(kind: str, values: Sequence[float], p: float) -> Iterator[float]:

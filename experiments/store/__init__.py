@@ -5,5 +5,6 @@ records   the folder of a cell: card, records, summary
 shards    parts of a cell that several processes write at the same time
 files     pictures and maps beside the records
 reading   cells as tables, figures and the report take them
-images    the images that a cell was computed on, found again
+images    the images that a cell was computed on
+migration cells of an earlier version
 """

@@ -66,7 +66,7 @@ def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch
 
 
 def identity_of(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
-    """What a cell is: everything that its explanations depend on."""
+    """The identity of a cell: everything that its explanations depend on."""
     settings, side = run.settings, classifier.view.crop
     stored = run.explainer.digest([s.image for s in images.samples]) if isinstance(run.explainer, StoredMaps) else None
     identity = {
@@ -108,7 +108,7 @@ def method_family(explainer: Explainer) -> Family:
 
 
 def column_of(metric: Metric) -> dict[str, Any]:
-    """What a card says of a column: the metric, its settings, and the fingerprint of both."""
+    """A column's entry on the card: the metric, its settings, and the fingerprint of both."""
     cls = type(metric)
     measured = _plain({"metric": registered(cls), "settings": asdict(metric), "version": metric.version})  # type: ignore[call-overload]
     return {
@@ -170,7 +170,7 @@ def _own_metrics() -> dict[str, type]:
 
 
 def _plain(value: Any) -> Any:
-    """As it will be read again: tuples become lists."""
+    """A value as it will be read again: tuples become lists."""
     return json.loads(json.dumps(value))
 
 

@@ -1,4 +1,4 @@
-"""What is written of an image beside its record: a picture, and its maps."""
+"""The files of an image beside its record: a picture, and its maps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageFiles:
 
     @classmethod
     def of(cls, folder: Path, image: str, picture: bool, maps: bool) -> ImageFiles:
-        """Those of an image in a cell's folder."""
+        """The files of an image in a cell's folder."""
         stored = folder / "maps" / f"{image}.npz"
         return cls(stored, folder / "pictures" / f"{image}.png" if picture else None, stored if maps else None)
 
@@ -49,8 +49,8 @@ class ImageFiles:
     def has_channels(self) -> bool:
         """Whether values of the channels were stored with the maps."""
         try:
-            with np.load(self.stored_maps, allow_pickle=False) as found:
-                return "channels" in found
+            with np.load(self.stored_maps, allow_pickle=False) as stored:
+                return "channels" in stored
         except _UNREADABLE:
             return False
 
@@ -69,7 +69,7 @@ class ImageFiles:
         if self.maps is not None and (again or not self.maps.exists()):
             with writing(self.maps.parent):
                 self.maps.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.maps, packed(explanation))
+                write_atomically(self.maps, pack_maps(explanation))
 
     def read_maps(self, diagnostics: dict[str, Any], device: torch.device) -> Explanation | None:
         """The explanation whose maps were stored, bit for bit; None where there is none that can be read.
@@ -79,14 +79,14 @@ class ImageFiles:
             device: for its tensors.
         """
         try:
-            with np.load(self.stored_maps, allow_pickle=False) as found:
-                arrays = {name: torch.from_numpy(found[name])[None].to(device) for name in _ARRAYS if name in found}
+            with np.load(self.stored_maps, allow_pickle=False) as stored:
+                arrays = {name: torch.from_numpy(stored[name])[None].to(device) for name in _ARRAYS if name in stored}
         except _UNREADABLE:
             return None
         return Explanation(**arrays, diagnostics=[diagnostics]) if "saliency" in arrays else None
 
 
-def packed(explanation: Explanation) -> bytes:
+def pack_maps(explanation: Explanation) -> bytes:
     """Maps (H, W) and channel values (2, C) of one image as they are stored: float32 as they were made, compressed."""
     arrays = {name: getattr(explanation, name) for name in _ARRAYS}
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a finished cell has to look at: its images as the network saw them, and its stored maps."""
+"""Finds the images of a finished cell, as the network saw them, and its stored maps."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Maps = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Images:
+class CellImages:
     """The images of a cell.
 
     Args:
         samples: by id; empty where the data set can't be read any more.
         class_names: by class index.
-        view: what the network saw of an image.
-        why: why there are none.
+        view: shows an image as the network saw it.
+        why: the reason where there are none.
     """
 
     samples: Mapping[str, Sample]
@@ -56,14 +56,14 @@ class Images:
             return None
 
 
-def images_of(result: Result, root: str | None = None) -> Images:
+def images_of(result: Result, root: str | None = None) -> CellImages:
     """The images that a cell's card names, found again below a root, or where its data set lay."""
     configuration = dict(result.configuration["dataset"]) | {"strict": False}
     for place in [*([root] if root else []), configuration["root"]]:
         samples, names, why = _loaded(json.dumps(configuration | {"root": place}), result.card["identity"]["images"]["sha256"])
         if not why:
             break
-    return Images(samples, names, view_of(result), why)
+    return CellImages(samples, names, view_of(result), why)
 
 
 def view_of(result: Result) -> View:
@@ -76,16 +76,16 @@ def _loaded(configuration: str, digest: str) -> tuple[dict[str, Sample], dict[in
     """Samples and class names of a data set, and why there are none: other images than the cell's are not shown as its own."""
     try:
         dataset = make_target(json.loads(configuration), "dataset", Dataset)
-        found = dataset.load(file_cache(dataset, composed([]).caches))
+        images = dataset.load(file_cache(dataset, composed([]).caches))
     except (UserError, OSError) as error:
         return {}, {}, str(error)
-    if found.digest != digest:
-        return {}, found.class_names, "the data set has changed since the cell was computed"
-    return {s.image: s for s in found.samples}, found.class_names, ""
+    if images.digest != digest:
+        return {}, images.class_names, "the data set has changed since the cell was computed"
+    return {s.image: s for s in images.samples}, images.class_names, ""
 
 
 def maps_folder(result: Result) -> Path:
-    """Where a cell's maps are, if it has any."""
+    """The folder of a cell's maps, if it has any."""
     return Path(result.configuration["method"]["maps"]).expanduser() if result.stored else result.folder / "maps"
 
 
@@ -94,8 +94,8 @@ def maps_of(result: Result, image: str) -> Maps | None:
     they were not stored."""
     crop = view_of(result).crop
     try:
-        found = Precomputed(maps=str(maps_folder(result))).load(image, torch.empty(3, crop, crop))
+        explanation = Precomputed(maps=str(maps_folder(result))).load(image, torch.empty(3, crop, crop))
     except (MissingMap, UserError):
         return None
-    maps = {"saliency": found.saliency, "necessity": found.necessity, "sufficiency": found.sufficiency}
+    maps = {"saliency": explanation.saliency, "necessity": explanation.necessity, "sufficiency": explanation.sufficiency}
     return {name: torch.nan_to_num(m[0], posinf=0.0, neginf=0.0).numpy() for name, m in maps.items() if m is not None}

@@ -35,7 +35,7 @@ BASELINE: Family = "baseline"
 CONTROL: Family = "control"
 
 # The states of a record whose image was explained.
-READ = ("ok", "degenerate")
+EXPLAINED = ("ok", "degenerate")
 
 # No metric gives a larger number: a record that has one is damaged.
 LARGEST = 1e300
@@ -46,7 +46,7 @@ _NO_SETTINGS = ("registered", "name", "seed")
 # What a column's entry on the card has beside the settings that numbers depend on.
 _ABOUT_COLUMN = ("unit", "reference", "class", "metric", "fingerprint")
 
-# what explaining an image costs, as records have it: label, digits, and whether the machine matters
+# The costs of explaining an image, by their keys in records: label, digits, and whether the machine matters.
 _COSTS = {
     "explain_forwards": ("forwards/image", 0, False),
     "explain_tail_forwards": ("passes of the tail/image", 0, False),
@@ -60,7 +60,7 @@ _PASSES = ("forwards", "seconds", "explain_forwards", "explain_tail_forwards", "
 
 @dataclass(frozen=True)
 class Measure:
-    """What one column of a table shows: a metric, or a cost.
+    """A metric or a cost, as one column of a table shows it.
 
     Args:
         name: the key in records.
@@ -105,7 +105,7 @@ class Result:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the cell is (:mod:`experiments.store.card`)."""
+        """The identity of the cell (:mod:`experiments.store.card`)."""
         return self.card["identity"]
 
     @property
@@ -137,7 +137,7 @@ class Result:
     @functools.cached_property
     def passes(self) -> dict[str, float]:
         """Passes and seconds per image, of the whole record and of its explanation: means over the images that were read."""
-        read = [r for r in self.records.values() if r["status"] in READ]
+        read = [r for r in self.records.values() if r["status"] in EXPLAINED]
         return {key: float(np.mean([r[key] for r in read])) if read else 0.0 for key in _PASSES}
 
     @property
@@ -168,12 +168,12 @@ class Result:
 
     @property
     def row(self) -> str:
-        """What a table calls the method: its name, and the keys that differ from its conf file."""
-        return f"{self.method} ({_said(self.settings)})" if self.settings else self.method
+        """The method's row in tables: its name, and the keys that differ from its conf file."""
+        return f"{self.method} ({key_value_text(self.settings)})" if self.settings else self.method
 
     @functools.cached_property
     def protocol(self) -> dict[str, Any]:
-        """Of the whole cell, by key: cells that differ in it are not compared."""
+        """The protocol of the whole cell, by key: cells that differ in it are not compared."""
         identity, images = self.identity, self.identity["images"]
         return {
             "explained_class": identity["explained_class"],
@@ -215,7 +215,7 @@ def read_cell(folder: Path) -> list[Result]:
     """
     card, records = _card_and_records(folder)
     first, *others = (_result(folder, card, records, keys) for keys in _settings(card))
-    # what explaining cost is told once
+    # the costs of explaining are shown once
     return [first, *(replace(r, measures={n: m for n, m in r.measures.items() if m.metric}) for r in others)]
 
 
@@ -310,7 +310,7 @@ class Numbers(Mapping[str, Record]):
 
 
 def without_records(result: Result, names: Iterable[str]) -> Result:
-    """A cell without its records, of which it has :class:`Numbers` only, and what is known of them as a whole.
+    """A cell that has only :class:`Numbers` instead of its records, and the statistics of all of them.
 
     Args:
         result: the cell.
@@ -360,9 +360,9 @@ def preset(method: str) -> dict[str, Any]:
     return settings_of("method", make_target(node, "method", Explainer))
 
 
-def was_read(record: Record | None) -> bool:
+def was_explained(record: Record | None) -> bool:
     """Whether the image of a record was decoded and explained."""
-    return record is not None and record["status"] in READ
+    return record is not None and record["status"] in EXPLAINED
 
 
 def summary_of(card: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def summary_of(card: Mapping[str, Any], records: Sequence[Record]) -> dict[str, 
     Every mean has its n: images on which the metric is not defined are missing from n, and counted under failures. A column
     that some record lacks (a stopped run was adding it) is left out.
     """
-    read = [r for r in records if was_read(r)]
+    read = [r for r in records if was_explained(r)]
     complete = [key for key in card["columns"] if all(key in r for r in records)]
     columns = {key: metric_of(card["columns"][key], f"columns.{key}") for key in complete}
     costs = ("forwards", "explain_forwards", "explain_tail_forwards", "explain_backwards")
@@ -403,8 +403,8 @@ def entry_of(metric: Metric | None, name: str, records: Sequence[Record]) -> Ent
 
 
 def failures_of(records: Sequence[Record], boxes: bool) -> dict[str, int]:
-    """What went wrong, counted; ``boxes``: whether images without a box count."""
-    read = [r for r in records if r["status"] in READ]
+    """Counts what went wrong; ``boxes``: whether images without a box count."""
+    read = [r for r in records if r["status"] in EXPLAINED]
     by_status = Counter(r["status"] for r in records)
     failures = {
         "wrong_class": sum(r["label"] is not None and r["predicted"] != r["label"] for r in read),
@@ -420,9 +420,9 @@ def failures_of(records: Sequence[Record], boxes: bool) -> dict[str, int]:
 
 
 def numbers(results: Sequence[Result], name: str) -> list[list[float]] | None:
-    """A measure of several cells on the images that all of them have it for: a list a cell, the images in one order.
+    """A measure of several cells on the images for which all of them have it: one list per cell, the images in one order.
 
-    None where the measure is no number an image.
+    None where the measure is no number per image.
     """
     metric = results[0].measures[name].metric
     each = getattr(metric, "each", None)
@@ -439,10 +439,10 @@ def numbers(results: Sequence[Result], name: str) -> list[list[float]] | None:
     return [[float(values[at]) for at in known] for values in columns]
 
 
-def compared(a: Result, b: Result, name: str) -> Entry | None:
+def compare(a: Result, b: Result, name: str) -> Entry | None:
     """a - b of a measure, image by image (:func:`metrics.statistics.paired`); None where it can't be."""
-    found = numbers([a, b], name)
-    return None if found is None or len(found[0]) < 2 else paired(*found)
+    values = numbers([a, b], name)
+    return None if values is None or len(values[0]) < 2 else paired(*values)
 
 
 def differing(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -452,5 +452,5 @@ def differing(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
     return [k for k in keys if any(p.get(k) != several[0].get(k) for p in several)]
 
 
-def _said(keys: Mapping[str, Any]) -> str:
+def key_value_text(keys: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in keys.items())

@@ -33,14 +33,14 @@ from suny.errors import UserError
 
 Record = dict[str, Any]
 
-# folder in a cell: what its shards have recorded and is not yet merged
+# The folder in a cell with the records of its shards that are not merged yet.
 PARTS = "shards"
 
 # The format of cards and records; raised where this version could not read what an older one wrote. Cards without one have
 # the first. ``python -m experiments.migrate`` brings older cells to this one.
 FORMAT = 2
 
-# the only keys of a record that differ from run to run
+# These are the only keys of a record that differ from run to run.
 _TIMES = ("seconds", "explain_seconds")
 
 _BAD = "records.bad.jsonl"
@@ -284,7 +284,7 @@ def read_records(folder: Path, contract: Contract = ANY) -> list[Record]:
 
 
 def extended(earlier: Record | None, later: Record) -> Record:
-    """What two records of an image say together: the earlier one itself where the later has no column that it lacks."""
+    """Joins two records of an image; returns the earlier one itself where the later has no column that it lacks."""
     if earlier is None:
         return later
     if not _columns(later) - _columns(earlier):
@@ -358,7 +358,7 @@ def _check(record: Mapping[str, Any], contract: Contract, where: str) -> None:
 
 
 def holder(folder: Path) -> str:
-    """Who writes a cell, in words."""
+    """The process that writes a cell, in words."""
     try:
         return (folder / ".holder").read_text(encoding="utf-8") or "another process"
     except OSError:

@@ -29,7 +29,7 @@ from experiments.command.configuration import Shard
 from experiments.store.records import CELL, PARTS, CellFolder, Record, extended, holder, read_records
 from suny.errors import UserError
 
-# for how long a shard waits for others that enter or merge, seconds
+# A shard waits so many seconds for others that enter or merge.
 PATIENCE = 600.0
 
 
@@ -56,7 +56,7 @@ def entered(folder: Path, shard: Shard) -> Iterator[tuple[CellFolder, Callable[[
 
 
 def recorded(cell: CellFolder) -> dict[str, Record]:
-    """All records of a cell and its shards, one an image."""
+    """All records of a cell and its shards, one per image."""
     records = dict(cell.records)
     for record in itertools.chain.from_iterable(read_records(part, CELL) for part in _parts(cell.folder)):
         records[record["image"]] = extended(records.get(record["image"]), record)
@@ -71,8 +71,8 @@ def merge(cell: CellFolder, order: Sequence[str], own: CellFolder | None = None)
         order: the cell's images.
         own: the shard that this process holds.
     """
-    found = recorded(cell)
-    ordered = {image: found[image] for image in order if image in found} | found
+    records = recorded(cell)
+    ordered = {image: records[image] for image in order if image in records} | records
     if cell.extended or list(ordered) != list(cell.records) or any(ordered[i] is not r for i, r in cell.records.items()):
         cell.rewrite(ordered.values())
     busy = set(_running(cell.folder)) - ({own.folder} if own else set())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.command.configuration import CONF
-from experiments.store.reading import Result, compared
+from experiments.store.reading import Result, compare
 from experiments.tables.render import as_csv
 from experiments.tables.text import HOLE, bounds, interval, number, table
 from metrics.statistics import Entry, holm, mean_interval, paired
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     pd = Later("pandas")
 
-# what was tried before there were configurations: deletion and insertion (29 points) of every variant and photograph
+# The variants that were tried before there were configurations: deletion and insertion (29 points) for every photograph.
 EXPLORED = CONF.parent / "results" / "reference" / "explored.csv"
 
 # every file that the study may have
@@ -58,7 +58,7 @@ OBJECTIVES = (
     "explain_forwards",
 )
 _KNOWN = ("pair_accuracy", "auroc_n", "auroc_s")
-# each side by its own map minus the same by the other's
+# The measure of each side by its own map, and by the other side's.
 SIDES = {"N": ("necessity_by_n", "necessity_by_s"), "S": ("sufficiency_by_s", "sufficiency_by_n")}
 _HEAD = (
     "variant", "front", "n", "overall ↑", f"minus {REFERENCE}", "p (Holm)", "N-S ↑", "energy proportion ↑",
@@ -81,13 +81,13 @@ class Variant:
 
     @functools.cached_property
     def ahead(self) -> dict[str, Entry]:
-        """By side: by how much the side's own map is better at it than the other side's."""
-        found = {}
+        """How much better each side's own map is at it than the other side's, by side."""
+        entries = {}
         for side, (own, other) in SIDES.items():
             records = [r for r in self.images.records.values() if r.get(own) is not None and r.get(other) is not None]
             if len(records) > 1:
-                found[side] = paired([r[own] for r in records], [r[other] for r in records])
-        return found
+                entries[side] = paired([r[own] for r in records], [r[other] for r in records])
+        return entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def build(results: Sequence[Result]) -> dict[str, str]:
 
 def stages(results: Sequence[Result]) -> list[Stage]:
     """The stages that have cells, each with the points that most of its cells have; birds with the reference among them."""
-    found = []
+    all_stages = []
     for part, (dataset, world) in STAGES.items():
         cells = [r for r in results if r.dataset == dataset and r.configuration["dataset"].get("part", part) == part]
         cells = _alike(cells)
@@ -125,8 +125,8 @@ def stages(results: Sequence[Result]) -> list[Stage]:
         variants = [Variant(_row(cell), cell, known.get(_row(cell))) for cell in cells if cell.entry("overall")["n"]]
         variants.sort(key=lambda v: -v.images.entry("overall")["mean"])
         if variants:
-            found.append(Stage(part, variants, _differences(variants), front(variants)))
-    return found
+            all_stages.append(Stage(part, variants, _differences(variants), front(variants)))
+    return all_stages
 
 
 def _alike(cells: Sequence[Result]) -> list[Result]:
@@ -151,14 +151,14 @@ def _row(cell: Result) -> str:
 
 def _differences(variants: Sequence[Variant]) -> dict[str, Entry]:
     reference = next((v for v in variants if v.row == REFERENCE), None)
-    found = {}
+    entries = {}
     for variant in variants:
         if reference is not None and variant is not reference:
-            entry = compared(variant.images, reference.images, "overall")
+            entry = compare(variant.images, reference.images, "overall")
             if entry is not None:
-                found[variant.row] = entry
-    adjusted = holm([e["p"] for e in found.values()])
-    return {row: entry | {"p_holm": p} for (row, entry), p in zip(found.items(), adjusted, strict=True)}
+                entries[variant.row] = entry
+    adjusted = holm([e["p"] for e in entries.values()])
+    return {row: entry | {"p_holm": p} for (row, entry), p in zip(entries.items(), adjusted, strict=True)}
 
 
 def front(variants: Sequence[Variant]) -> frozenset[str]:
@@ -182,8 +182,10 @@ def front(variants: Sequence[Variant]) -> frozenset[str]:
 
 
 def explored(table: pd.DataFrame) -> list[list[Any]]:
-    """A line a variant of the exploration, round by round, the best first: round, variant, forwards, n, overall, the difference
-    to the best of its round, and its p over the round (Holm)."""
+    """A line per variant of the exploration, round by round, the best first.
+
+    Its entries: round, variant, forwards, n, overall, the difference to the best of its round, and its p there (Holm).
+    """
     lines = []
     for number_of_round, tried in table.assign(overall=table["insertion"] - table["deletion"]).groupby("round"):
         values = tried.pivot(index="image", columns="variant", values="overall")
@@ -194,12 +196,12 @@ def explored(table: pd.DataFrame) -> list[list[Any]]:
         for variant in ordered:
             own = tests.get(variant)
             difference = [f"{own['mean']:+.3f} {bounds(own)}", number(adjusted[variant], 4)] if own else [HOLE, HOLE]
-            said = interval(mean_interval(values[variant].tolist()))
-            lines.append([number_of_round, variant, forwards[variant], len(values), said, *difference])
+            overall = interval(mean_interval(values[variant].tolist()))
+            lines.append([number_of_round, variant, forwards[variant], len(values), overall, *difference])
     return lines
 
 
-def markdown(found: Sequence[Stage]) -> str:
+def markdown(stages: Sequence[Stage]) -> str:
     tried = explored(pd.read_csv(EXPLORED))
     parts = [
         "# Search",
@@ -209,7 +211,7 @@ def markdown(found: Sequence[Stage]) -> str:
         "the lines (Holm). ●: no other line is at least as good in overall, N-S, energy, pair accuracy, both AUROC and "
         "forwards, and better in one.",
     ]
-    for stage in found:
+    for stage in stages:
         one = stage.variants[0].images
         points = one.measures["overall"].protocol.get("points")
         parts += [
@@ -231,7 +233,7 @@ def markdown(found: Sequence[Stage]) -> str:
 def _line(stage: Stage, variant: Variant) -> list[Any]:
     difference = stage.differences.get(variant.row)
 
-    def said(name: str) -> str:
+    def mean(name: str) -> str:
         entry = variant.entry(name)
         return HOLE if entry is None or entry["mean"] is None else interval(entry)
 
@@ -246,23 +248,23 @@ def _line(stage: Stage, variant: Variant) -> list[Any]:
         variant.row,
         "●" if variant.row in stage.front else "",
         n if n == images else f"{n} of {images}",
-        said("overall"),
+        mean("overall"),
         HOLE if difference is None else f"{difference['mean']:+.3f} {bounds(difference)}",
         HOLE if difference is None else number(difference["p_holm"], 4),
-        said("necessity_sufficiency"),
-        said("energy_proportion"),
+        mean("necessity_sufficiency"),
+        mean("energy_proportion"),
         ahead("N"),
         ahead("S"),
-        *(said(name) for name in _KNOWN),
+        *(mean(name) for name in _KNOWN),
         HOLE if forwards is None else number(forwards["mean"], 0),
     ]
 
 
-def tidy(found: Sequence[Stage]) -> str:
-    """One line a number."""
+def tidy(stages: Sequence[Stage]) -> str:
+    """One line per number."""
     head = ("stage", "variant", "front", "measure", "mean", "low", "high", "n", "p", "p_holm", "hash")
     lines = []
-    for stage in found:
+    for stage in stages:
         for v in stage.variants:
             differences = {
                 **{f"overall minus {REFERENCE}": e for e in [stage.differences.get(v.row)] if e},

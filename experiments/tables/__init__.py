@@ -9,9 +9,5 @@
     comparisons differences to the best baseline, ranks
     published   beside the published numbers
     build       all files, as text (those of the finished search: experiments/studies)
+    listing     cells in a few lines
 """
-
-from experiments.tables.console import cell_table, sweep_table
-from experiments.tables.text import arrow, number
-
-__all__ = ["arrow", "cell_table", "number", "sweep_table"]

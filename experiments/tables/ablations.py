@@ -1,4 +1,4 @@
-"""Sweeps over one decision: found among all cells by their cards, whatever command computed them."""
+"""Finds sweeps over one decision among all cells by their cards, whatever command computed them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.store.reading import Measure, Result, differing
-from experiments.tables.columns import LEVEL, Column, said
+from experiments.store.reading import Measure, Result, differing, key_value_text
+from experiments.tables.columns import LEVEL, Column
 from experiments.tables.specs import ABLATED, ABLATIONS, Ablation
 from experiments.tables.text import arrow
 from metrics.statistics import Entry
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class AblationSweep:
     """One method on one data set and network while one thing varies.
 
     Args:
@@ -39,7 +39,7 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        return " / ".join([self.dataset, self.model, self.method, *([said(self.apart)] if self.apart else [])])
+        return " / ".join([self.dataset, self.model, self.method, *([key_value_text(self.apart)] if self.apart else [])])
 
     @property
     def labels(self) -> list[str]:
@@ -60,9 +60,9 @@ class Sweep:
         return {label for label, entry in self.changes(name).items() if entry["p_holm"] < LEVEL}
 
 
-def sweeps(results: Sequence[Result], ablations: Sequence[Ablation] = ABLATIONS) -> list[Sweep]:
+def ablation_sweeps(results: Sequence[Result], ablations: Sequence[Ablation] = ABLATIONS) -> list[AblationSweep]:
     """All sweeps of at least two values, by ablation."""
-    found = []
+    all_sweeps = []
     for ablation in ablations:
         groups: dict[tuple[str, ...], list[Result]] = {}
         for r in results:
@@ -73,11 +73,11 @@ def sweeps(results: Sequence[Result], ablations: Sequence[Ablation] = ABLATIONS)
             same = [s for (d, m, x, _), s in several.items() if (d, m, x) == (dataset, model, method)]
             keys = differing([s.cells[0].protocol for s in same]) if len(same) > 1 else []
             apart = {k: sweep.cells[0].protocol[k] for k in keys if k != ablation.free}
-            found.append(Sweep(ablation, dataset, model, method, apart, sweep.curves, sweep.usual, sweep.notes))
-    return found
+            all_sweeps.append(AblationSweep(ablation, dataset, model, method, apart, sweep.curves, sweep.usual, sweep.notes))
+    return all_sweeps
 
 
-def _sweep(ablation: Ablation, group: Sequence[Result]) -> Sweep | None:
+def _sweep(ablation: Ablation, group: Sequence[Result]) -> AblationSweep | None:
     curves: dict[str, Column] = {}
     notes = []
     for name in ABLATED:
@@ -103,7 +103,7 @@ def _sweep(ablation: Ablation, group: Sequence[Result]) -> Sweep | None:
         return None
     first = group[0]
     usual = next((ablation.label(r, name) for name in curves for r in group if ablation.key and not r.settings), None)
-    return Sweep(ablation, first.dataset, first.model, first.method, {}, curves, usual, notes)
+    return AblationSweep(ablation, first.dataset, first.model, first.method, {}, curves, usual, notes)
 
 
 def _frozen(protocol: Mapping[str, Any], ablation: Ablation) -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from experiments.store.reading import Result
 from experiments.tables import comparisons, published, render
-from experiments.tables.ablations import sweeps
+from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.specs import ABLATIONS, SPECS
 
@@ -36,18 +36,18 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
     """
     files = {}
     for spec in tqdm(SPECS, desc="tables", unit="table", leave=False):
-        found = blocks(results, spec.measures, spec.rows)
-        if found:
-            files[f"{spec.name}.md"] = render.markdown(spec, found, folder)
-            files[f"{spec.name}.csv"] = render.tidy(spec, found, folder)
-            files[f"{spec.name}.tex"] = render.latex(spec, found)
-    swept = sweeps(results)
+        table_blocks = blocks(results, spec.measures, spec.rows)
+        if table_blocks:
+            files[f"{spec.name}.md"] = render.markdown(spec, table_blocks, folder)
+            files[f"{spec.name}.csv"] = render.tidy(spec, table_blocks, folder)
+            files[f"{spec.name}.tex"] = render.latex(spec, table_blocks)
+    swept = ablation_sweeps(results)
     for ablation in ABLATIONS:
         own = [s for s in swept if s.ablation is ablation]
         if own:
             files[f"ablation_{ablation.name}.md"] = render.ablation_markdown(ablation.title, own, folder)
             files[f"ablation_{ablation.name}.csv"] = render.ablation_tidy(own, folder)
-    columns = comparisons.compared_columns(results)
+    columns = comparisons.compare_columns(results)
     if columns:
         files["statistics.md"] = comparisons.markdown(columns)
         files["statistics.csv"] = comparisons.tidy(columns)

@@ -1,4 +1,4 @@
-"""Which cells may stand in one column, and which of them are marked.
+"""Decides which cells may stand in one column, and which of them are marked.
 
 Cells are compared where they were measured in the same way. A *block* has one data set, one network and one protocol of the
 cell (explained class, layer, preprocessing, images, weights, seed, precision); in it a *column* has one measure with one
@@ -14,15 +14,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.store.reading import BASELINE, CONTROL, OWN, Measure, Result, compared, differing
+from experiments.store.reading import BASELINE, CONTROL, OWN, Measure, Result, compare, differing, key_value_text
 from experiments.tables.text import arrow
 from metrics.statistics import Entry, holm
 
-# the published tables' rows, in their order; what else there is follows: own, baselines, controls
+# The published tables' rows, in their order; other methods follow: own, baselines, controls.
 PAPER = ("gradcam", "gradcampp", "smoothgrad", "rise", "scorecam", "cexcnn", "groupcam", "suny", "suny_n", "suny_s")
 _FAMILIES = (OWN, BASELINE, CONTROL)
 
-LEVEL = 0.05  # of the tests that decide on marks
+# The level of significance of the tests that decide on marks.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +53,13 @@ class Column:
     def against(self, reference: str, rows: Sequence[str]) -> dict[str, Entry]:
         """Each row minus a reference, image by image, with ``p_holm`` adjusted over these rows; rows that can't be compared are
         left out."""
-        found = {}
+        entries = {}
         for row in rows:
-            entry = compared(self.cells[row], self.cells[reference], self.measure.name)
+            entry = compare(self.cells[row], self.cells[reference], self.measure.name)
             if entry is not None:
-                found[row] = entry
-        adjusted = holm([e["p"] for e in found.values()])
-        return {row: entry | {"p_holm": p} for (row, entry), p in zip(found.items(), adjusted, strict=True)}
+                entries[row] = entry
+        adjusted = holm([e["p"] for e in entries.values()])
+        return {row: entry | {"p_holm": p} for (row, entry), p in zip(entries.items(), adjusted, strict=True)}
 
     @functools.cached_property
     def marks(self) -> dict[str, str]:
@@ -108,7 +109,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        return " / ".join([self.dataset, self.model, *([said(self.apart)] if self.apart else [])])
+        return " / ".join([self.dataset, self.model, *([key_value_text(self.apart)] if self.apart else [])])
 
 
 def blocks(
@@ -122,7 +123,7 @@ def blocks(
         always: rows that are shown even where no cell has them.
         free: keys of a protocol that may differ in a block (what an ablation sweeps).
     """
-    found = []
+    all_blocks = []
     having = [r for r in results if any(n in r.measures for n in names)]
     for dataset, model in dict.fromkeys((r.dataset, r.model) for r in sorted(having, key=_place)):
         groups: dict[str, list[Result]] = {}
@@ -145,8 +146,8 @@ def blocks(
             apart = {k: group[0].protocol[k] for k in keys} if len(shown) > 1 else {}
             block = _block(dataset, model, apart, group, names, always, free)
             block.notes.extend(notes if at == 0 else [])
-            found.append(block)
-    return found
+            all_blocks.append(block)
+    return all_blocks
 
 
 def _block(
@@ -168,10 +169,12 @@ def _block(
         keys = differing([_without(g[0].measures[name].protocol, free) for g in several])
         for cells in several:
             measure = cells[0].measures[name]
-            more = f" ({said({k: measure.protocol[k] for k in keys})})" if keys else ""
+            more = f" ({key_value_text({k: measure.protocol[k] for k in keys})})" if keys else ""
             columns.append(Column(measure, arrow(measure) + more, _by_row(cells, name)))
         if keys:
-            each = "; ".join(f"{said({k: g[0].measures[name].protocol[k] for k in keys})} in {_named(g)}" for g in several)
+            each = "; ".join(
+                f"{key_value_text({k: g[0].measures[name].protocol[k] for k in keys})} in {_named(g)}" for g in several
+            )
             notes.append(f"Not one column of {name}: {each}.")
     used = list(dict.fromkeys(cell for column in columns for cell in column.cells.values()))
     rows = list(dict.fromkeys([*always, *(row for column in columns for row in column.cells)]))
@@ -184,20 +187,20 @@ def _block(
 
 
 def _by_row(cells: Sequence[Result], name: str) -> dict[str, Result]:
-    """One cell a row: of a method with its usual settings these alone; of several the fullest, then that with curves."""
+    """One cell per row: of a method with its usual settings these alone; of several the fullest, then that with curves."""
 
     def worth(cell: Result) -> tuple[int, bool]:
         return cell.entry(name)["n"], bool(cell.configuration.get("curves"))
 
-    found: dict[str, Result] = {}
+    rows: dict[str, Result] = {}
     usual = {c.method for c in cells if not c.settings}
     for cell in cells:
         if cell.settings and cell.method in usual:
             continue
-        other = found.get(cell.row)
+        other = rows.get(cell.row)
         if other is None or worth(cell) > worth(other):
-            found[cell.row] = cell
-    return found
+            rows[cell.row] = cell
+    return rows
 
 
 def _order(row: str, family: str) -> tuple[Any, ...]:
@@ -217,10 +220,6 @@ def _place(result: Result) -> tuple[Any, ...]:
 def _named(cells: Sequence[Result]) -> str:
     names = [f"{c.row} {c.digest}" for c in cells]
     return ", ".join(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"])
-
-
-def said(keys: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in keys.items())
 
 
 def _without(protocol: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:

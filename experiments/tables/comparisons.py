@@ -19,7 +19,7 @@ MEASURES = tuple(dict.fromkeys(m for spec in SPECS if spec.name != "cost" for m 
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class Comparison:
     """One column of a block.
 
     Args:
@@ -37,9 +37,9 @@ class Compared:
     ranks: Entry | None
 
 
-def compared_columns(results: Sequence[Result]) -> list[Compared]:
+def compare_columns(results: Sequence[Result]) -> list[Comparison]:
     """Every column with a direction and two methods or more."""
-    found = []
+    comparisons = []
     for block in blocks(results, MEASURES):
         for column in block.columns:
             if column.measure.higher_is_better is None or len(column.ranked) < 2:
@@ -50,8 +50,8 @@ def compared_columns(results: Sequence[Result]) -> list[Compared]:
             )
             differences = column.against(reference, [row for row in column.ranked if row != reference])
             if differences:
-                found.append(Compared(block, column, reference, differences, list(column.ranked), _ranks(column)))
-    return found
+                comparisons.append(Comparison(block, column, reference, differences, list(column.ranked), _ranks(column)))
+    return comparisons
 
 
 def _ranks(column: Column) -> Entry | None:
@@ -61,7 +61,7 @@ def _ranks(column: Column) -> Entry | None:
     return rank_comparison(np.array(values).T, bool(column.measure.higher_is_better))
 
 
-def markdown(found: Sequence[Compared]) -> str:
+def markdown(comparisons: Sequence[Comparison]) -> str:
     parts = [
         "# Statistics",
         "Methods compared on the images that both have. Difference: method - reference, mean [95% bootstrap interval over "
@@ -70,9 +70,9 @@ def markdown(found: Sequence[Compared]) -> str:
         "control. "
         "Average ranks: 1 is best; those further apart than the critical difference differ (Nemenyi, .05).",
     ]
-    for block in dict.fromkeys(c.block for c in found):
+    for block in dict.fromkeys(c.block for c in comparisons):
         parts.append(f"## {block.title}")
-        for c in (c for c in found if c.block is block):
+        for c in (c for c in comparisons if c.block is block):
             parts.append(f"### {c.column.title}: difference to {c.reference}")
             average = dict(zip(c.ranked, c.ranks["ranks"], strict=True)) if c.ranks else {}
             rows = [
@@ -93,13 +93,13 @@ def markdown(found: Sequence[Compared]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def tidy(found: Sequence[Compared]) -> str:
+def tidy(comparisons: Sequence[Comparison]) -> str:
     head = (
         "dataset", "model", "apart", "measure", "column", "method", "reference", "difference", "low", "high", "n", "p",
         "p_holm", "effect", "average_rank", "critical_difference", "friedman_p",
     )  # fmt: skip
     lines = []
-    for c in found:
+    for c in comparisons:
         apart = "; ".join(f"{k}={v}" for k, v in c.block.apart.items())
         start = [c.block.dataset, c.block.model, apart, c.column.measure.name, c.column.title]
         for at, row in enumerate(c.ranked):

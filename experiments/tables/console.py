@@ -1,4 +1,4 @@
-"""What a command says of the cells it has just finished."""
+"""Tables of the cells that a command has just finished."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.store.reading import Result
-from experiments.tables.text import HOLE, arrow, bounds, failures_said, interval, number, table
+from experiments.tables.text import HOLE, arrow, bounds, describe_failures, interval, number, table
 from metrics.statistics import Entry
 
 
@@ -18,7 +18,7 @@ def cell_table(cell: Result) -> str:
         rows.append([arrow(measure), number(entry["mean"]), bounds(entry), entry["n"]])
     text = table(["metric", "mean", "95% interval", "n"], rows)
     title = f"{cell.dataset} / {cell.model} / {cell.method}: {len(cell.records)} images"
-    return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {failures_said(cell.failures, zeros=True)}"
+    return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {describe_failures(cell.failures, zeros=True)}"
 
 
 def sweep_table(cells: Sequence[tuple[str, Result]]) -> str:
@@ -43,7 +43,7 @@ def sweep_table(cells: Sequence[tuple[str, Result]]) -> str:
                     *(_entry(cell.entry(name) if name in cell.measures else None, n) for name in titles),
                     _passes(cell),
                     f"{cell.passes['explain_seconds']:.2f}",
-                    failures_said(cell.failures),
+                    describe_failures(cell.failures),
                 ]
             )
         head = ["method", "n", *titles.values(), "forwards/image", "s/image", "failures"]

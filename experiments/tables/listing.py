@@ -1,4 +1,4 @@
-"""Cells in a few lines each, so that their folders can be told apart by eye."""
+"""Lists: cells in a few lines each, so that their folders can be told apart by eye, and all metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from experiments.command.configuration import CONF, make_target
+from experiments.command.program import composed
 from experiments.store.reading import Result, differing
+from experiments.tables.text import arrow, table
+from metrics.base import Metric
 
 # Digests that say nothing where settings say why they differ, and the group of these settings.
 _EXPLAINED = {"images": "dataset.", "weights": "model."}
@@ -34,6 +40,20 @@ def describe(results: Sequence[Result], cells: Sequence[Sequence[Result]], root:
     columns = [key if n == len(first.records) else f"{key} (of {n} images)" for key, n in counts.items()]
     lines.append(f"    {', '.join(columns) or 'no column'}")
     return "\n".join(lines)
+
+
+def list_metrics() -> str:
+    """Every metric that has a conf file, as a table."""
+    rows: dict[str, list[Any]] = {}
+    for path in sorted((CONF / "metrics").glob("*.yaml")):
+        resolved: Any = OmegaConf.to_container(composed([f"metrics=[{path.stem}]"]), resolve=True)
+        for name, node in resolved["metrics"].items():
+            m = make_target(node, f"metrics.{name}", Metric)
+            if name not in rows or path.stem in (name, rows[name][1]):
+                needs = ", ".join(sorted(m.needs)) or "-"
+                rows[name] = [name, path.stem, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
+    head = ["metric", "conf/metrics", "in tables", "range", "unit", "needs", "version", "reference"]
+    return table(head, rows.values())
 
 
 def _names(result: Result) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ else:
 
 PUBLISHED = CONF.parent / "results" / "published.csv"
 
-# the published names of data sets, networks, methods and metrics, and ours
+# The published names of data sets, networks, methods and metrics, and ours.
 NAMES = {
     "ILSVRC2012": "ilsvrc2012", "CUB-200-2011": "cub",
     "VGG16": "vgg16", "Inception-v3": "inception_v3", "ResNet50": "resnet50",
@@ -38,13 +38,13 @@ NAMES = {
     "energy_proportion_percent": "energy_proportion", "saliency_attack": "saliency_attack",
 }  # fmt: skip
 
-# what the published numbers were surely made with, as far as a card can tell
+# The published numbers were surely made with these, as far as a card can tell.
 _CLASSES = {"ilsvrc2012": 1000, "cub": 200}
 _POINTS = (29, 225)
 
 
 @dataclass(frozen=True)
-class Line:
+class PublishedNumber:
     """One published number and ours.
 
     Args:
@@ -75,7 +75,7 @@ class Line:
         return low <= self.value <= high
 
 
-def joined(results: Sequence[Result], path: Path = PUBLISHED) -> list[Line]:
+def joined(results: Sequence[Result], path: Path = PUBLISHED) -> list[PublishedNumber]:
     """Every published number with ours, in the published order."""
     rows = pd.read_csv(path, dtype={"value": float}).to_dict("records")
     lines = []
@@ -84,7 +84,7 @@ def joined(results: Sequence[Result], path: Path = PUBLISHED) -> list[Line]:
         entry, why = _ours(results, NAMES[dataset], NAMES[model], NAMES[method], NAMES[metric])
         if entry is not None and metric.endswith("_percent"):
             entry = {**entry, "mean": 100 * entry["mean"], "ci95": [v if v is None else 100 * v for v in entry["ci95"]]}
-        lines.append(Line(dataset, model, method, metric, float(row["value"]), entry, why))
+        lines.append(PublishedNumber(dataset, model, method, metric, float(row["value"]), entry, why))
     return lines
 
 
@@ -106,7 +106,7 @@ def _ours(results: Sequence[Result], dataset: str, model: str, method: str, metr
     good = [r for r in here if not reasons[r.digest]]
     if not good:
         return None, reasons[here[0].digest]
-    # of several the one with the most images, then the finest curve
+    # where several cells compare, the one with the most images counts, then the finest curve
     best = max(good, key=lambda r: (r.entry(metric)["n"], r.measures[metric].protocol.get("points", 0), r.digest))
     return best.entry(metric), ""
 
@@ -156,9 +156,9 @@ class Agreement:
     methods: int
 
 
-def agreements(results: Sequence[Result], lines: Sequence[Line]) -> list[Agreement]:
+def agreements(results: Sequence[Result], lines: Sequence[PublishedNumber]) -> list[Agreement]:
     """Each published column with each of our columns of the same metric and data set."""
-    found = []
+    all_agreements = []
     for dataset, model, metric in dict.fromkeys((x.dataset, x.model, x.metric) for x in lines):
         here = [x for x in lines if (x.dataset, x.model, x.metric) == (dataset, model, metric)]
         theirs = {NAMES[x.method]: x.value for x in here}
@@ -176,13 +176,13 @@ def agreements(results: Sequence[Result], lines: Sequence[Line]) -> list[Agreeme
                 if metric == "saliency_attack":
                     same = f"{same}; other protocol" if same != "same" else "other protocol"
                 ours = f"{block.title}, {column.title}"
-                found.append(
+                all_agreements.append(
                     Agreement(dataset, model, metric, ours, same, tau if known else None, p if known else None, len(both))
                 )
-    return found
+    return all_agreements
 
 
-def markdown(results: Sequence[Result], lines: Sequence[Line]) -> str:
+def markdown(results: Sequence[Result], lines: Sequence[PublishedNumber]) -> str:
     compared = [x for x in lines if x.ours is not None]
     inside = sum(x.within is True for x in compared)
     parts = [
@@ -213,17 +213,17 @@ def markdown(results: Sequence[Result], lines: Sequence[Line]) -> str:
 _HEAD = ["method", "metric", "published", "ours", "n", "difference", "published number in our interval"]
 
 
-def _row(line: Line) -> list[Any]:
+def _row(line: PublishedNumber) -> list[Any]:
     digits = 2 if line.metric.endswith("percent") else 4
     start = [line.method, line.metric, number(line.value, digits)]
     if line.ours is None:
         return [*start, f"({line.why})", "-", "-", "-"]
-    said: Mapping[bool | None, str] = {True: "yes", False: "no", None: "-"}
+    words: Mapping[bool | None, str] = {True: "yes", False: "no", None: "-"}
     mean = f"{number(line.ours['mean'], digits)} {bounds(line.ours, digits)}"
-    return [*start, mean, line.ours["n"], f"{line.difference:+.{digits}f}", said[line.within]]
+    return [*start, mean, line.ours["n"], f"{line.difference:+.{digits}f}", words[line.within]]
 
 
-def tidy(lines: Sequence[Line]) -> str:
+def tidy(lines: Sequence[PublishedNumber]) -> str:
     """All published numbers, a line each."""
     head = (
         "dataset", "model", "method", "metric", "published", "ours", "low", "high", "n", "difference", "within_interval",

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV (one line a number, with everything that belongs to it) and LaTeX (booktabs)."""
+"""Tables as Markdown, CSV (one line per number, with everything that belongs to it) and LaTeX (booktabs)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.reading import Result
-from experiments.tables.ablations import Sweep
+from experiments.tables.ablations import AblationSweep
 from experiments.tables.columns import Block, Column
 from experiments.tables.specs import Spec
-from experiments.tables.text import HOLE, bounds, failures_said, interval, number, table
+from experiments.tables.text import HOLE, bounds, describe_failures, interval, number, table
 
 _MARKS = {"best": "**", "second": "*"}
 _LATEX = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
@@ -35,7 +35,7 @@ LEGEND = (
 
 
 def markdown(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
-    """A table a block. Paths of cells are given from ``folder``."""
+    """A table per block. Paths of cells are given from ``folder``."""
     parts = [f"# {spec.title}", *([spec.note] if spec.note else []), LEGEND]
     for block in blocks:
         parts += [f"## {block.title}", _about(block)]
@@ -57,7 +57,7 @@ def markdown(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
 
 
 def tidy(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
-    """One line a number."""
+    """One line per number."""
     lines = []
     for block in blocks:
         apart = "; ".join(f"{k}={v}" for k, v in block.apart.items())
@@ -85,7 +85,7 @@ def as_csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def latex(spec: Spec, blocks: Sequence[Block]) -> str:
-    """One table (booktabs) a data set: networks side by side, as published; means only, the intervals are in the CSV."""
+    """One table (booktabs) per data set: networks side by side, as published; means only, the intervals are in the CSV."""
     parts = ["% \\usepackage{booktabs}"]
     for dataset in dict.fromkeys(b.dataset for b in blocks):
         here = [b for b in blocks if b.dataset == dataset]
@@ -125,14 +125,14 @@ def latex(spec: Spec, blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def ablation_markdown(title: str, found: Sequence[Sweep], folder: Path) -> str:
-    """A table a sweep: a line a value."""
+def ablation_markdown(title: str, sweeps: Sequence[AblationSweep], folder: Path) -> str:
+    """A table per sweep, a line per value."""
     parts = [
         f"# Ablation: {title}",
         "Mean [95% bootstrap interval over images]; †: differs significantly from the usual setting, image by image "
         "(Wilcoxon's signed ranks, Holm, .05).",
     ]
-    for sweep in found:
+    for sweep in sweeps:
         columns = [(name, column, sweep.significant(name)) for name, column in sweep.curves.items()]
         rows = []
         for label in sweep.labels:
@@ -145,13 +145,13 @@ def ablation_markdown(title: str, found: Sequence[Sweep], folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def ablation_tidy(found: Sequence[Sweep], folder: Path) -> str:
+def ablation_tidy(sweeps: Sequence[AblationSweep], folder: Path) -> str:
     head = (
         "ablation", "dataset", "model", "method", "apart", "value", "usual", "measure", "higher_is_better", "mean", "low",
         "high", "n", "difference", "difference_low", "difference_high", "pairs", "p", "p_holm", "effect", "card", "hash",
     )  # fmt: skip
     lines = []
-    for sweep in found:
+    for sweep in sweeps:
         apart = "; ".join(f"{k}={v}" for k, v in sweep.apart.items())
         for name, column in sweep.curves.items():
             changes = sweep.changes(name)
@@ -201,8 +201,8 @@ def cell_text(column: Column, row: str, block: Block, marked: bool = False) -> s
 
 def failures_text(block: Block, row: str) -> str:
     """A method's failures in words."""
-    found = [failures_said(c.cells[row].failures) for c in block.columns if row in c.cells]
-    return found[0] if found else HOLE
+    texts = [describe_failures(c.cells[row].failures) for c in block.columns if row in c.cells]
+    return texts[0] if texts else HOLE
 
 
 def _missing(spec: Spec, blocks: Sequence[Block]) -> list[str]:
@@ -231,11 +231,11 @@ def _tex_cell(column: Column, row: str) -> str:
 
 
 def _tex(text: str) -> str:
-    for sign, said in (
+    for sign, command in (
         ("\\", r"\textbackslash "),
         *((c, f"\\{c}") for c in "&%$#_{}"),
         ("~", r"\textasciitilde "),
         ("^", r"\^{}"),
     ):
-        text = text.replace(sign, said)
+        text = text.replace(sign, command)
     return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")

@@ -1,4 +1,4 @@
-"""What each table shows: its measures, in the order of the columns, and the rows that are always there."""
+"""The tables: their measures, in the order of the columns, and the rows that are always there."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Ablation:
         return str(result.setting(str(self.key)))
 
 
-# what the plots and tables of ablations show, where it was measured
+# Plots and tables of ablations show these measures, where they were measured.
 ABLATED = ("deletion", "insertion", "overall", "necessity", "sufficiency", "necessity_sufficiency", "energy_proportion")
 
 ABLATIONS = (

@@ -41,10 +41,10 @@ def interval(entry: Mapping[str, Any], digits: int = 3) -> str:
     return f"{number(entry['mean'], digits)} {bounds(entry, digits)}"
 
 
-def failures_said(failures: Mapping[str, int], zeros: bool = False) -> str:
+def describe_failures(failures: Mapping[str, int], zeros: bool = False) -> str:
     """Counts in words; those of nothing are left out, unless ``zeros``."""
-    said = [f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count or zeros]
-    return ", ".join(said) or "none"
+    counts = [f"{count} {name.replace('_', ' ')}" for name, count in failures.items() if count or zeros]
+    return ", ".join(counts) or "none"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What our launchers share."""
+"""The base of our launchers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Gathering(Launcher):
         raise NotImplementedError
 
     def stopped(self) -> str:
-        """What becomes of the jobs that run when the user stops waiting."""
+        """The line that tells what becomes of running jobs when the user stops waiting."""
         return "stopped: the same command continues."
 
 

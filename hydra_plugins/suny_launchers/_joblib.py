@@ -35,7 +35,7 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
         count = min(effective_jobs(self.n_jobs, len(jobs)), len(gpus) or len(jobs))
         alone = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
         free = [_Place(threads(count) | gpu) for gpu in alone[:count]]
-        # of a pool whose process was killed Python's tracker of resources says at the end that it had to clean up
+        # Python's tracker of resources would warn at the end that it had to clean up after pools whose process was killed
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
         state = Singleton.get_state()
         left = list(range(len(jobs)))
@@ -54,7 +54,7 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
                     else:
                         if isinstance(error, BrokenExecutor):
                             place.renew()
-                        yield at, _said(error)
+                        yield at, _failure_text(error)
                     free.append(place)
                 yield None
         finally:
@@ -65,7 +65,7 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
 
 
 def _gpus(asked: Any) -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; none where none are asked for.
+    """The GPUs that are asked for, as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
         UserError: fewer are here.
@@ -73,7 +73,7 @@ def _gpus(asked: Any) -> list[str]:
     from torch.cuda import device_count
 
     count = device_count()
-    # CUDA takes the names up to the first that is no card (-1, to hide the others)
+    # CUDA takes the names up to the first that is no GPU (-1, to hide the others)
     visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))[:count] or list(map(str, range(count)))
     if not isinstance(asked, int) or asked < -1 or asked > len(visible) or (asked == -1 and not visible):
         raise UserError(f"hydra.launcher.gpus={asked}: PyTorch sees {len(visible)} here; 0 gives none to a job of its own.")
@@ -81,7 +81,7 @@ def _gpus(asked: Any) -> list[str]:
 
 
 class _Place:
-    """Where one job at a time runs: a pool of one process."""
+    """A pool of one process, which runs one job at a time."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
@@ -97,7 +97,7 @@ class _Place:
 
 
 def _execute(report: Path, job: Sequence[Any]) -> JobReturn:
-    """In the other process, whose own lines and bars nobody could read."""
+    """Runs a job in the other process, whose own lines and bars nobody could read."""
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     from experiments.command import progress
@@ -107,7 +107,7 @@ def _execute(report: Path, job: Sequence[Any]) -> JobReturn:
         return execute_job(*job)
 
 
-def _said(error: BaseException) -> str:
+def _failure_text(error: BaseException) -> str:
     if isinstance(error, BrokenExecutor):
         how = re.search(r"\{(.*)\}", str(error))
         return f"the process was killed{f' ({how[1]})' if how else ''}, for lack of memory perhaps; the same command continues."

@@ -24,11 +24,11 @@ from suny.errors import UserError
 
 from ._gathering import Gathering, effective_jobs, threads
 
-# seconds between two questions to Slurm; and for the result of a job that has ended to appear on a slow file system
+# Seconds between two questions to Slurm; and seconds in which the result of a job that has ended appears on a slow file system.
 _EVERY = 5.0
 _GRACE = 12.0
 
-# jobs an array; Slurm's default MaxArraySize is 1001
+# An array has at most so many jobs; Slurm's default MaxArraySize is 1001
 _ARRAY = 1000
 
 # states of jobs that will not run again, and those of them that may have left a result; Slurm forgets jobs after some minutes
@@ -68,7 +68,7 @@ class _Submitit(Gathering):
             shutil.rmtree(folder, ignore_errors=True)
 
     def watch(self, calls: Sequence[Call], folder: Path) -> Generator[Any, None, None]:
-        """As :meth:`arrivals`; logs and results go to a folder."""
+        """Yields as :meth:`arrivals` does; logs and results go to a folder."""
         raise NotImplementedError
 
     def executor(self, folder: Path, params: Mapping[str, Any]) -> Any:
@@ -177,10 +177,10 @@ def _queue() -> dict[str, str] | None:
     """The state of each of the user's jobs that Slurm remembers; None where it does not answer."""
     ask = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={os.getuid()}"]
     try:
-        said = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.strip().split("|", 1) for line in said.splitlines() if "|" in line)
+    return dict(line.strip().split("|", 1) for line in answer.splitlines() if "|" in line)
 
 
 def _result(job: Any) -> JobReturn | str:
@@ -209,7 +209,7 @@ def _as_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What is started here says nothing on stderr: sbatch repeats its error, and local jobs answer Ctrl-C with tracebacks."""
+    """Silences stderr for what is started here: sbatch repeats its error, and local jobs answer Ctrl-C with tracebacks."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,0 +1,50 @@
+"""The command line of run.py beside Hydra's own syntax, and the names of jobs by their arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from suny.errors import UserError
+
+# With these arguments Hydra shows something and runs nothing.
+_SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
+
+def is_dry(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for estimates only."""
+    return any(re.fullmatch(r"\+*dry_run=true", a, re.IGNORECASE) for a in arguments)
+
+
+def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
+    """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
+
+    A dry run, for which ``elsewhere`` is given, starts no jobs and writes nothing: it estimates whole cells, in this process,
+    and Hydra's notes go there.
+
+    Raises:
+        UserError: shards= is no number, or given twice, or beside a single shard.
+    """
+    asked = [a.removeprefix("shards=") for a in given if a.startswith("shards=")]
+    rest = [a for a in given if not a.startswith("shards=")]
+    count = 1
+    if asked:
+        if len(asked) > 1 or any(a.startswith(("shard.count=", "shard.index=")) for a in rest):
+            raise UserError("shards=N computes all of N shards, shard.count=N shard.index=I one of them: give one of the two.")
+        if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
+            raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
+        count = int(asked[0])
+    if elsewhere:
+        return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
+    if _SHOWING & {a.partition("=")[0] for a in rest}:
+        return rest
+    launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
+    if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
+        rest.insert(0, "-m")
+    return [*rest, f"shard.count={count}", f"shard.index=range({count})"] if count > 1 else rest
+
+
+def distinguish(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names of jobs: their overrides without those that all jobs have."""
+    common = set.intersection(*map(set, all_jobs)) if len(all_jobs) > 1 else set()
+    return [", ".join(o for o in job if o not in common) for job in jobs]

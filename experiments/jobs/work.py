@@ -1,0 +1,57 @@
+"""The work of a job, and what is printed of it: all that needs torch.
+
+:mod:`experiments.jobs.sweep` imports this module when the first job has something to compute, so that help is shown and a
+mistake is told without torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.cell.cell import run_cell as run_cell
+from experiments.cell.ending import FinishedCell
+from experiments.jobs.after_sweep import after_sweep, compared_numbers
+from experiments.jobs.arguments import distinguish
+from experiments.jobs.dry_run import TRIED
+from experiments.jobs.dry_run import Estimator as Estimator
+from experiments.jobs.estimate import Estimate, estimates_text
+from experiments.store.reading import Result, read_result, without_records
+from experiments.tables.console import cell_table, sweep_table
+
+
+def dry_run_text(estimates: Sequence[Estimate], estimator: Estimator) -> str:
+    return estimates_text(estimates, estimator.beginning, TRIED)
+
+
+def cell_text(cell: FinishedCell) -> str:
+    return cell_table(read_result(cell.folder, cell.columns))
+
+
+def sweep_texts(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ...]], folder: Path) -> list[str]:
+    """The table of a sweep's cells, and what else a sweep says.
+
+    Args:
+        cells: those that are finished.
+        overrides: the arguments of each.
+        folder: for pictures.
+    """
+    results = _read(cells, overrides)
+    return [sweep_table(results), *after_sweep([result for _, result in results], folder)]
+
+
+def _read(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ...]]) -> list[tuple[str, Result]]:
+    """The cells of a sweep, each with the name of its row: the method, and the keys that are not the same in all.
+
+    One cell is read at a time, and only its numbers are kept: all records of a sweep would not fit into memory.
+    """
+    results: list[tuple[str, Result]] = []
+    for cell, name in zip(cells, distinguish(overrides, overrides), strict=True):
+        result = read_result(cell.folder, cell.columns)
+        # data, network and method have places of their own, and shards and metrics make no other cell
+        keys = [k for k in name.split(", ") if k and not re.match(r"(method|dataset|model|metrics|shard\.\w+)=", k)]
+        row = f"{result.method} ({', '.join(k.removeprefix('method.') for k in keys)})" if keys else result.method
+        results.append((row, without_records(result, compared_numbers(result))))
+    places = [(row, r.dataset, r.model) for row, r in results]
+    return [(f"{row} {r.digest}" if places.count(p) > 1 else row, r) for (row, r), p in zip(results, places, strict=True)]
