@@ -357,7 +357,7 @@ def test_a_list_is_the_same_with_a_cache_and_without(tmp_path: Path) -> None:
 def test_the_digest_stays_what_committed_cards_say(tmp_path: Path) -> None:
     card = yaml.safe_load(sorted((ROOT / "results/reference/demo").rglob("card.yaml"))[0].read_text())
     for cache in (None, *[FileCache(tmp_path, "demo")] * 2):
-        assert Demo(name="demo").load(cache).digest == card["images"]["sha256"]
+        assert Demo(name="demo").load(cache).digest == card["identity"]["images"]["sha256"]
 
 
 def test_a_changed_image_changes_the_digest_and_is_checked_again(tmp_path: Path) -> None:
