@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from experiments.command import configuration as config
 from experiments.command.program import EXIT_OK, composed, guarded
+from experiments.command.progress import tell
 from experiments.store.records import writing
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"cannot read the image {error}.") from error
     device = pick_device(run.settings.device)
     classifier = run.model.build()
+    for note in classifier.notes:
+        tell(f"note: {note}")
     engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size, run.settings.compile)
     x = classifier.view(decoded.image).to(device)
     probabilities = engine.probabilities(x[None])[0]

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     images = readable(run.dataset.load(config.file_cache(run.dataset, own["caches"])), run.dataset.strict)
     classifier = run.model.build()
     samples, notes = with_comparable_labels(run, images, classifier)
-    for note in (*images.notes, *notes):
+    for note in (*images.notes, *classifier.notes, *notes):
         tell(f"note: {note}")
     other = (images.label_space == "imagenet") != (classifier.label_space == "imagenet")
     if other or any(s.label is None for s in samples):

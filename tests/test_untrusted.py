@@ -330,7 +330,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = tmp_path / f"own{suffix}"
     torch.save({"weight": torch.zeros(2), "more": Harmful()}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match=r"model\.checkpoint="):
-        read_state(str(file))
+        read_state(str(file), torch.nn.Linear(1, 1))
     assert not proof.exists()
     pickle.loads(pickle.dumps(Harmful()))  # so much for what it would have done
     assert proof.exists()
