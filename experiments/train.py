@@ -145,7 +145,10 @@ def read(overrides: list[str]) -> Training:
         raise UserError(f"out={settings.out}: give a file name that ends in .safetensors.")
     device = pick_device(settings.device)
     train, test, classes = parts(dataset, config.file_cache(dataset, settings.caches))
+    _refuse_folder_of_data(Path(settings.out).expanduser(), dataset, train, test)
     classifier = model.build()
+    for note in classifier.notes:
+        tell(f"note: {note}")
     source = model.source()
     decisive = {
         "images": [train.digest, test.digest],
@@ -153,6 +156,7 @@ def read(overrides: list[str]) -> Training:
         "weights": weights_digest(classifier.network),
         "view": asdict(classifier.view),
         "target_layer": classifier.target_layer,
+        **({"options": dict(source.options)} if source.options else {}),
         "recipe": asdict(recipe),
         "held_back": settings.held_back,
         "seed": settings.seed,
@@ -160,6 +164,14 @@ def read(overrides: list[str]) -> Training:
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Training(settings, dataset, model, recipe, resolved, device, train, test, classes, source, classifier, digest)
+
+
+def _refuse_folder_of_data(out: Path, dataset: Dataset, *images: ImageList) -> None:
+    """Raises UserError for a checkpoint beside images: its learning curve would be one of them."""
+    folders = {s.path.parent.resolve() for part in images for s in part.samples}
+    folders |= {Path(dataset.root).expanduser().resolve()} if dataset.root else set()
+    if out.parent.resolve() in folders:
+        raise UserError(f"out={out} lies in the folder of the data, into which nothing is written: give another folder.")
 
 
 def parts(dataset: Dataset, cache: FileCache | None = None) -> tuple[ImageList, ImageList, tuple[int, ...]]:
@@ -214,6 +226,8 @@ def run(training: Training, out: Path) -> Trained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.settings.seed)
         head = replace_head(network, recipe.new_head, len(names))
+    draft = out.with_name(f".{out.stem}.draft.safetensors")
+    rehearse(training, names, draft)
     fresh = copy.deepcopy(head.state_dict())
     make = finetune_lesson if isinstance(recipe, FinetuneRecipe) else head_lesson
     states = [out.with_name(f"{out.name}.training"), out.with_name(f"{out.name}.refit")]
@@ -226,31 +240,16 @@ def run(training: Training, out: Path) -> Trained:
     except KeyboardInterrupt:
         tell("stopped: the same command continues, from the last whole epoch.")
         raise
-    best, before = best_of(epochs), training.source.trained
-    trained = Trained(
-        model=training.model.name,
-        options={**(getattr(training.model, "options", None) or {}), **(before.options if before else {})},
-        head=recipe.new_head,
-        class_ids=training.classes,
-        class_names=tuple(names),
-        label_space=training.train.label_space,
-        view=training.classifier.view,
-        target_layer=training.classifier.target_layer,
-        dataset=training.dataset.name,
-        metrics={
-            "held_back": {"accuracy": best.held_accuracy, "n": len(held), "epoch": best.number + 1},
-            "epochs": [asdict(e) for e in epochs],
-        },
-        configuration=training.resolved,
-        environment=environment(training.device),
-        digest=training.digest,
-    )
-    weights = network.state_dict()
-    draft = out.with_name(f".{out.stem}.draft.safetensors")
+    best = best_of(epochs)
+    measured = {
+        "held_back": {"accuracy": best.held_accuracy, "n": len(held), "epoch": best.number + 1},
+        "epochs": [asdict(e) for e in epochs],
+    }
+    trained, weights = described(training, names, measured), network.state_dict()
     with writing(out.parent):
         write_checkpoint(draft, weights, trained)
     # measured as everyone else will use it: from the file
-    test = tested(training, replace(training.model, checkpoint=str(draft), num_classes=None).build())
+    test = tested(training, read_draft(training, draft))
     trained = replace(trained, metrics={"test": test, **trained.metrics})
     with writing(out.parent):
         draw(epochs, out.with_suffix(".png"), f"{trained.dataset}, {trained.model}, recipe {recipe.name}")
@@ -259,6 +258,56 @@ def run(training: Training, out: Path) -> Trained:
         for temporary in (draft, *states):
             temporary.unlink(missing_ok=True)
     return trained
+
+
+def described(training: Training, names: Sequence[str], measured: dict[str, Any]) -> Trained:
+    """What the checkpoint will say.
+
+    Args:
+        training: which is done, or about to begin.
+        names: of the classes, by output.
+        measured: what was measured of it.
+    """
+    return Trained(
+        model=training.model.name,
+        options=dict(training.source.options),
+        head=training.recipe.new_head,
+        class_ids=training.classes,
+        class_names=tuple(names),
+        label_space=training.train.label_space,
+        view=training.classifier.view,
+        target_layer=training.classifier.target_layer,
+        dataset=training.dataset.name,
+        metrics=measured,
+        configuration=training.resolved,
+        environment=environment(training.device),
+        digest=training.digest,
+    )
+
+
+def read_draft(training: Training, draft: Path) -> Classifier:
+    """The classifier that everyone else will read from a checkpoint."""
+    return replace(training.model, checkpoint=str(draft), num_classes=None).build()
+
+
+def rehearse(training: Training, names: Sequence[str], draft: Path) -> None:
+    """Writes a checkpoint of the network before it is trained, and reads it: nothing is lost yet.
+
+    Raises:
+        UserError: the checkpoint is refused, or is another network than the one that would be trained.
+    """
+    network, side = training.source.network, training.classifier.view.crop
+    try:
+        with writing(draft.parent):
+            write_checkpoint(draft, network.state_dict(), described(training, names, {}))
+        again = read_draft(training, draft).network
+    finally:
+        draft.unlink(missing_ok=True)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        same = torch.allclose(again(images), network.eval()(images), rtol=1e-3, atol=1e-3)
+    if not same:
+        raise UserError(f"model={training.model.name} would be another network when it is read from its checkpoint.")
 
 
 def head_lesson(training: Training, network: nn.Module, head: nn.Module, apart: set[str]) -> Lesson:

@@ -149,7 +149,7 @@ def test_file_names_with_control_characters_are_refused(cli: Cli, tmp_path: Path
 
 def test_everything_that_is_written_lies_in_the_cells_folder(cli: Cli, tmp_path: Path) -> None:
     """Of images whose names are markup, formulas, no text, and as long as a file system allows."""
-    names = ["<img src=x onerror=alert(1)>", "'\" $\\frac{x$ %s {0}", "..hidden", os.fsdecode(b"caf\xe9"), "x" * 251]
+    names = ["<img src=x onerror=alert(1)>", "'\" $\\frac{x$ %s {0}", "a..hidden", os.fsdecode(b"caf\xe9"), "x" * 251]
     named(tmp_path / "photos", *names)
     arguments = (*FAST, "dataset=imagefolder", f"dataset.root={tmp_path / 'photos'}", f"results_dir={tmp_path / 'r'}")
     before = {p for p in tmp_path.rglob("*") if not p.is_relative_to(tmp_path / "r")}
@@ -163,10 +163,21 @@ def test_everything_that_is_written_lies_in_the_cells_folder(cli: Cli, tmp_path:
     (card,) = (tmp_path / "r").glob("imagefolder/*/*/card.yaml")
     assert {r["image"] for r in read_records(card.parent)} == {f"a class/{name}" for name in names}
     for kind, suffix in (("maps", "npz"), ("pictures", "png")):
-        assert (card.parent / kind / "a class" / f"..hidden.{suffix}").is_file()
+        assert (card.parent / kind / "a class" / f"a..hidden.{suffix}").is_file()
         assert (card.parent / kind / "a class" / f"<img src=x onerror=alert(1)>.{suffix}").is_file()
     page = page_of(read_results(tmp_path / "r"))
     assert "<img src=x" not in page
+
+
+def test_a_list_may_name_an_image_that_begins_with_dots(cli: Cli, tmp_path: Path) -> None:
+    birds = bird_lists(tmp_path, "001.A/..hidden.png")
+    (birds / "images" / "001.A").mkdir()
+    Image.new("RGB", (70, 70), "red").save(birds / "images" / "001.A" / "..hidden.png")
+    ended = cli(*FAST, "dataset=cub", f"dataset.root={birds}", f"results_dir={tmp_path / 'r'}", "maps=true", "pictures=9")
+    assert ended.code == 0, ended.err
+    (card,) = (tmp_path / "r").glob("cub/*/*/card.yaml")
+    for kind, suffix in (("maps", "npz"), ("pictures", "png")):
+        assert (card.parent / kind / "001.A" / f"..hidden.{suffix}").is_file()
 
 
 def test_links_are_followed_and_named_by_themselves(tmp_path: Path) -> None:
@@ -319,7 +330,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = tmp_path / f"own{suffix}"
     torch.save({"weight": torch.zeros(2), "more": Harmful()}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match=r"model\.checkpoint="):
-        read_state(str(file))
+        read_state(str(file), torch.nn.Linear(1, 1))
     assert not proof.exists()
     pickle.loads(pickle.dumps(Harmful()))  # so much for what it would have done
     assert proof.exists()

@@ -7,8 +7,8 @@
     measure     every metric
     record      one line, written and synced at once
 
-An image that is recorded is not explained again. Metrics that a recorded image lacks are measured on its stored maps; where there
-are none, it is explained again.
+What is recorded is not done again. Metrics that a recorded image lacks are measured on its stored maps; where there are none,
+it is explained again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Cell:
         self.samples, label_notes = with_comparable_labels(run, images, classifier)
         self.metrics, skipped = _measurable(run, images)
         skips = [f"{name} is skipped: {why}" for name, why in skipped.items()]
-        self.notes = (*images.notes, *label_notes, *skips)
+        self.notes = (*images.notes, *classifier.notes, *label_notes, *skips)
         self.card, self.keys = with_columns(make_card(run, images, classifier, device), self.metrics)
         place = Path(run.settings.results_dir).expanduser() / run.dataset.name / run.model.name
         self.folder = place / f"{run.explainer.name}-{self.card['hash'][:8]}"

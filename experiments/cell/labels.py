@@ -19,6 +19,10 @@ def with_comparable_labels(run: Run, images: ImageList, classifier: Classifier) 
     Raises:
         UserError: labels are needed, and can't be compared; a label that the network has no output for.
     """
+    if all(s.label is None for s in images.samples) and not images.class_names:
+        if run.settings.target == "label":
+            raise UserError(f"target=label: the images of {run.dataset.name} have no labels; use target=predicted.")
+        return images.samples, []
     if classifier.trained:
         return _labelled_as_trained(run, images, classifier, classifier.trained)
     samples, note = _labelled(run, images, classifier)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.command.configuration import Run
+from experiments.command.progress import tell
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError, nearest
@@ -97,6 +98,8 @@ def classify_file(path: Path, run: Run, wanted: str) -> ClassifiedFile:
         raise UserError(f"cannot read the image {error}.") from error
     device = pick_device(run.settings.device)
     classifier = run.model.build()
+    for note in classifier.notes:
+        tell(f"note: {note}")
     engine = Engine.of(classifier, device, run.settings.precision, run.settings.batch_size, run.settings.compile)
     pixels = classifier.view(decoded.image).to(device)
     probabilities = engine.probabilities(pixels[None])[0]

@@ -88,7 +88,7 @@ class FailureStudy:
         images = readable(run.dataset.load(config.file_cache(run.dataset, str(caches))), run.dataset.strict)
         classifier = run.model.build()
         samples, notes = with_comparable_labels(run, images, classifier)
-        for note in (*images.notes, *notes):
+        for note in (*images.notes, *classifier.notes, *notes):
             tell(f"note: {note}")
         other = (images.label_space == "imagenet") != (classifier.label_space == "imagenet")
         if other or any(s.label is None for s in samples):

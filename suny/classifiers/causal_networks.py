@@ -10,6 +10,7 @@ its class follows the rules, whatever is removed.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ class CausalCnn(Model):
             )
         network = causal_cnn(len(WORLDS[self.world].classes), self.seed)
         if trained:
-            load_state(network, read_state(file), file, "causal_cnn")
-        return _named(finish(self, Source(network, VIEW, "features")), WORLDS[self.world])
+            state, notes = read_state(file, network)
+            load_state(network, state, file, "causal_cnn")
+        built = replace(finish(self, Source(network, VIEW, "features")), notes=notes if trained else ())
+        return _named(built, WORLDS[self.world])
 
 
 @configured

@@ -1,15 +1,17 @@
 """Checkpoints: weights from a file, without unpickling code, and the project's own format.
 
-Accepted: safetensors, or what ``torch.save`` wrote of a state dict (plain, or under ``state_dict``, ``model`` or ``net``;
-the ``module.`` prefix of DataParallel is removed). Files are read with ``weights_only=True``.
+Accepted: safetensors, or what ``torch.save`` wrote of a state dict, plain or wrapped (:mod:`suny.classifiers.matching`).
+Files are read with ``weights_only=True``.
 
 Own checkpoints are safetensors whose metadata say what the weights need to be used: :class:`Trained`, a JSON text a field.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
+import re
 import warnings
 from collections import OrderedDict
 from dataclasses import fields
@@ -23,13 +25,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from suny.classifiers.head import Head
+from suny.classifiers.head import Head, last_layer
+from suny.classifiers.matching import differences, match
 from suny.configured import configured
 from suny.errors import UserError
 from suny.images.dataset import LabelSpace
 from suny.images.view import View
-
-_WRAPPERS = ("state_dict", "model", "net")
 
 # in the metadata of own checkpoints; raised where older readers would misread them
 _FORMAT = "suny-benchmark checkpoint 1"
@@ -41,7 +42,7 @@ class Trained:
 
     Args:
         model: its network, as in ``model=NAME``.
-        options: further arguments of the network's builder.
+        options: arguments of the network's builder, those that its weights implied included.
         head: of the network.
         class_ids: the data set's class index of each output.
         class_names: of each output.
@@ -111,8 +112,24 @@ def read_trained(file: str) -> Trained | None:
     return trained
 
 
-def read_state(file: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file.
+def read_state(file: str, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict of a network in a checkpoint file, and notes on what had to be removed to find it.
+
+    Args:
+        file: the checkpoint.
+        network: whose keys are looked for; its head may have another number of classes.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or one that would run code when loaded; several networks in it that fit.
+    """
+    found = match(read_content(file), network.state_dict().keys(), file)
+    if found is None:
+        raise UserError(f"model.checkpoint={file} holds no state dict: save the network's state_dict().")
+    return found.state, found.notes
+
+
+def read_content(file: str) -> Any:
+    """What a checkpoint file holds: tensors, numbers and texts in dictionaries.
 
     Raises:
         UserError: no such file, not a checkpoint, or one that would run code when loaded.
@@ -123,27 +140,18 @@ def read_state(file: str) -> dict[str, Tensor]:
     _refuse_stand_in(path)
     try:
         if path.suffix == ".safetensors":
-            state: object = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused below
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(
-            f"model.checkpoint={file} holds more than tensors and is not loaded, since that could run code: "
-            "save the network's state_dict() alone, or as safetensors."
+            f"model.checkpoint={file} holds more than tensors{f' ({kind[1]})' if kind else ''} and is not loaded, since that "
+            "could run code: save the network's state_dict() alone, or as safetensors."
         ) from error
     except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(f"model.checkpoint={file} is not a readable checkpoint ({str(error)[:120]}).") from error
-    for key in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"model.checkpoint={file} holds no state dict: save the network's state_dict().")
-    plain: OrderedDict[str, Tensor] = OrderedDict((str(k).removeprefix("module."), v) for k, v in state.items())
-    if isinstance(versions := getattr(state, "_metadata", None), dict):  # networks that changed ask it (MNASNet)
-        plain._metadata = {str(k).removeprefix("module").removeprefix("."): v for k, v in versions.items()}  # type: ignore
-    return plain
 
 
 def _refuse_stand_in(path: Path) -> None:
@@ -168,21 +176,27 @@ def load_state(network: nn.Module, state: dict[str, Tensor], file: str, architec
     Raises:
         UserError: keys or shapes differ; the line names the first difference.
     """
-    own = network.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or extra or shapes:
-        what = [f"{len(missing)} of its {len(own)} tensors are missing (first: {missing[0]})"] if missing else []
-        what += [f"{len(extra)} are not its own (first: {extra[0]})"] if extra else []
-        if shapes:
-            k = shapes[0]
-            what.append(f"{len(shapes)} have another shape ({k}: {tuple(state[k].shape)}, needed {tuple(own[k].shape)})")
+    if said := differences(network, state):
         raise UserError(
-            f"model.checkpoint={file} is no checkpoint of {architecture}: {'; '.join(what)}. "
-            f"Give the checkpoint's own architecture with model={made_for or '...'}, or another file."
+            f"model.checkpoint={file} is no checkpoint of {architecture}: {'; '.join(said)}. "
+            f"{_advice(network, state, made_for)}, or another file."
         )
+    if not hasattr(state, "_metadata"):  # safetensors has no versions of modules: they are today's
+        state = OrderedDict(state)
+        state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
     network.load_state_dict(state, strict=False)
+
+
+def _advice(network: nn.Module, state: dict[str, Tensor], made_for: str | None) -> str:
+    """What to do about a state dict that does not fit a network."""
+    from suny.classifiers.torchvision_models import recognised  # which needs this module
+
+    own, head = network.state_dict(), f"{last_layer(network)}."
+    if own.keys() == state.keys() and all(own[k].shape == state[k].shape for k in own if not k.startswith(head)):
+        return "Leave model.num_classes out: the file says how many classes it has"
+    if name := made_for or recognised(state):
+        return f"Give the checkpoint's own architecture with model={name}"
+    return "Give the architecture that it was made with (model=NAME)"
 
 
 def outputs_of(state: dict[str, Tensor], key: str) -> int | None:

@@ -7,8 +7,9 @@ module with a subclass of :class:`Model` and one conf file.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +39,7 @@ class Classifier:
         label_space: what the class indices count: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``,
             unless an own checkpoint says it.
         trained: what an own checkpoint says; None for other weights.
+        notes: what a user should know about the weights, one line each.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Classifier:
     class_names: dict[int, str]
     label_space: LabelSpace
     trained: Trained | None = None
+    notes: tuple[str, ...] = ()
 
     def class_name(self, output: int) -> str:
         return self.class_names.get(output, f"class {output}")
@@ -71,12 +74,16 @@ class Source:
         view: its preprocessing.
         target_layer: the usual one; None: the last feature map.
         trained: what an own checkpoint says; None for other weights.
+        options: the arguments that the network was built with, beside its number of classes.
+        notes: what a user should know about the weights, one line each.
     """
 
     network: nn.Module
     view: View
     target_layer: str | None
     trained: Trained | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @configured

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ class EfficientNetLite0(Model):
     def build(self) -> Classifier:
         source = self.source()
         fold_padding(source.network)
-        return finish(self, source)
+        return replace(finish(self, source), notes=source.notes)
 
     def source(self) -> Source:
         from efficientnet_lite_pytorch import EfficientNet
@@ -53,8 +54,10 @@ class EfficientNetLite0(Model):
                     "give model.checkpoint=FILE or model.weights=random."
                 )
             file = EfficientnetLite0ModelFile.get_model_file_path()
-        state = read_state(file) if file else None
         trained = read_trained(file) if file else None
+        with contextlib.redirect_stdout(io.StringIO()), torch.device("meta"):
+            reference = EfficientNet.from_name("efficientnet-lite0")
+        state, notes = read_state(file, reference) if file else (None, ())
         own = len(trained.class_ids) if trained else outputs_of(state, "_fc.weight") if state else None
         classes = self.num_classes or own or 1000
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
@@ -64,7 +67,7 @@ class EfficientNetLite0(Model):
                 replace_head(network, trained.head, classes)
         if state is not None and file is not None:
             load_state(network, state, file, "efficientnet_lite0", trained.model if trained else None)
-        return Source(network, trained.view if trained else VIEW, TARGET_LAYER, trained)
+        return Source(network, trained.view if trained else VIEW, TARGET_LAYER, trained, notes=notes)
 
 
 def fold_padding(network: nn.Module) -> None:

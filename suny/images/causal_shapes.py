@@ -16,6 +16,7 @@ with the image there. All rules of the world have equally many images; none is o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 from suny.configured import Seed, configured
 from suny.errors import UserError
-from suny.images.dataset import Dataset, ImageList, Sample
+from suny.images.dataset import Dataset, ImageList, Sample, is_hidden
 from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
 from suny.images.scenes import WORLDS, World, WorldName, compose, draw_scene, only, retained
@@ -45,13 +46,16 @@ else:
 # raised whenever the generator would make other images or another truth from the same seed
 GENERATOR = 1
 
+# the names of the folders that the generator makes
+_MADE = re.compile(rf"({'|'.join(WORLDS)})-\d+px-\d+-seed\d+")
+
 
 @configured
 class CausalShapes(Dataset):
     """Generated images with known causes.
 
     Args:
-        root: the folder below which they are written, and read again when they are there.
+        root: the folder below which they are written, and read again when they are there; it may hold nothing else.
         world: ``main``; ``dev``, for finding settings: other shapes, hues and rules; ``colours``: kinds are hues.
         size: side of the images, pixels.
         count: how many images; each rule has equally many, up to one.
@@ -122,11 +126,24 @@ class CausalShapes(Dataset):
             intervene=intervene,
         )
 
+    def _refuse_others_folder(self) -> None:
+        """Raises UserError for a root with files of somebody else: pictures that are made there would be taken for theirs."""
+        parent = self.folder.parent
+        if not parent.is_dir():
+            return
+        others = sorted(p.name for p in parent.iterdir() if not is_hidden(p.name) and not _MADE.fullmatch(p.name))
+        if others:
+            raise UserError(
+                f"dataset.root={self.root} holds other files (first: {others[0]}): dataset '{self.name}' makes its images, "
+                "and reads none of yours; give a folder that is empty or new, or leave dataset.root out."
+            )
+
     def _write(self, settings: dict[str, Any]) -> None:
         """Makes all images in a folder beside, which then takes its place: a reader sees all of them or none."""
         world, folder = WORLDS[self.world], self.folder
         entries: dict[str, Any] = {}
         try:
+            self._refuse_others_folder()
             folder.parent.mkdir(parents=True, exist_ok=True)
             there = folder.with_name(f".{folder.name}.new")
             with FileLock(f"{there}.lock"):

@@ -32,7 +32,11 @@ if TYPE_CHECKING:  # a folder that is missing is told without torch
     from suny.images.known_causes import KnownCauses
     from suny.images.view import View
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+# What systems and programs leave beside a user's files, under names that do not begin with a dot: macOS' archives, Windows,
+# network storage (thumbnails of every photograph) and file systems.
+_LEFTOVERS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 # Annotations of the official sets overhang their image by a pixel or two (CUB image 47); that much is rounding.
 _OVERHANG = 2.0
@@ -204,6 +208,11 @@ class Dataset:
             return replace(sample, problem=str(error).rstrip("."))
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's: ``.ipynb_checkpoints``, ``._photo.jpg``, ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
 def refuse_id(image: str, where: str) -> None:
     """Results are written to files named by the id, and lines printed with it: it may lead nowhere else.
 
@@ -345,6 +354,14 @@ def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wa
     Raises:
         UserError: no root given, it does not exist, or it lacks what was looked for.
     """
+    found = next((p for p in places(given_root(given, dataset)) if holds(p)), None)
+    if found is None:
+        raise wrong_layout(given, dataset, wanted)
+    return found
+
+
+def given_root(given: str | None, dataset: str) -> Path:
+    """``dataset.root`` as a folder that exists; arguments and errors as in :func:`find_root`."""
     if not given:
         raise UserError(
             f"dataset '{dataset}' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA."
@@ -352,19 +369,26 @@ def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wa
     root = Path(given).expanduser()
     if not root.is_dir():
         raise UserError(f"dataset.root={given} is not a folder: give the folder of {dataset}.")
-    found = next((p for p in _places(root) if holds(p)), None)
-    if found is None:
-        raise UserError(f"dataset.root={given} does not have the layout of {dataset}: looked for {wanted}.")
-    return found
+    return root
 
 
-def _places(root: Path) -> Iterator[Path]:
+def wrong_layout(given: str | None, dataset: str, wanted: str) -> UserError:
+    """The error for a folder that lacks what was looked for; arguments as in :func:`find_root`."""
+    return UserError(f"dataset.root={given} does not have the layout of {dataset}: looked for {wanted}.")
+
+
+def places(root: Path) -> Iterator[Path]:
     """A folder, the folders in it, and those in these: a data set is looked for there, nearest first."""
     yield root
-    inner = sorted(p for p in root.iterdir() if p.is_dir())
+    inner = inner_folders(root)
     yield from inner
     for folder in inner[:_PARENT_FOLDERS]:
-        yield from sorted(p for p in folder.iterdir() if p.is_dir())
+        yield from inner_folders(folder)
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden, sorted."""
+    return sorted(p for p in folder.iterdir() if not is_hidden(p.name) and p.is_dir())
 
 
 def read_columns(path: Path, names: Sequence[str], sep: str = " ") -> dict[str, list[str]]:

@@ -1,6 +1,9 @@
 """Decoding: any image file to upright 8-bit RGB.
 
-Greyscale, palette, CMYK (Adobe's inverted one too) and 16-bit images become RGB; the EXIF orientation is applied.
+Greyscale, palette, CMYK (Adobe's inverted one too) and 16-bit images become RGB; the EXIF orientation is applied. Of files with
+several frames or pages the first one is taken. Transparency is dropped, as torchvision's loader does: a pixel counts with its
+colour, however transparent it is. Pixels whose range a file does not say (32-bit integers, floating-point numbers outside
+0..1) are refused, since any guess would change the brightness.
 
 Files are not trusted: only the formats of photographs are decoded, whatever a file is called (Pillow would start Ghostscript
 for others), and images of more than :data:`MOST_PIXELS` are refused by their header, before anything is unpacked.
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from suny.errors import UserError
@@ -26,7 +30,7 @@ MOST_PIXELS = 128 * 2**20
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # JPEG has cameras' files of several pictures in it, of which the first one is taken
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -65,7 +69,7 @@ def decode(path: Path) -> Decoded:
         orientation = _orientation(stored)
         size = stored.size
         upright = stored.transpose(_UPRIGHT[orientation]) if orientation > 1 else stored
-        return Decoded(_to_rgb(upright), size, orientation)
+        return Decoded(_to_rgb(upright, stored.format), size, orientation)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -77,11 +81,26 @@ def _orientation(image: Image.Image) -> int:
     return int(tag) if tag in range(1, 9) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would clip at 255
-        deep = np.asarray(image).astype(np.float64)
-        image = Image.fromarray((deep / 257.0).round().clip(0, 255).astype(np.uint8))
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    # Pillow's own conversion of these would clip at 255; it has mode "I" for 16-bit portable graymaps too
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        return _grey(np.asarray(image).astype(np.float64) / 257.0)
+    if image.mode == "I":
+        raise ValueError("pixels are 32-bit integers, whose range the file does not say: save it with 8 or 16 bits a channel")
+    if image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):  # not a number either
+            raise ValueError(f"pixels are numbers from {low:g} to {high:g}, not 0 to 1: save it with 8 or 16 bits a channel")
+        return _grey(values * 255.0)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning
     return image.convert("RGB")
+
+
+def _grey(values: NDArray[np.float64]) -> Image.Image:
+    """Values 0..255 (H, W) as a grey RGB image."""
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def stored_size(path: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Resize and crop are torchvision's, so that a published network sees what it was 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from torchvision.transforms import functional as tvf
 else:
     tvf = Later("torchvision.transforms.functional")
+
+
+# Pixels of a resized image up to which it is resized whole. A photograph of 4000 x 3000 pixels has 0.1 million of them; a strip
+# of 1 x 20,000 pixels would have 1300 million, for the few that the crop shows.
+_MOST_RESIZED = 2**24
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,27 @@ class View:
 
     def visible(self, image: Image.Image) -> Image.Image:
         """What the network sees, as a picture (crop, crop)."""
-        resized = tvf.resize(image, [self.resize], interpolation=tvf.InterpolationMode(self.interpolation))
+        if math.prod(self._resized(*image.size)) > _MOST_RESIZED:
+            resized = self._resized_part(image)
+        else:
+            resized = tvf.resize(image, [self.resize], interpolation=tvf.InterpolationMode(self.interpolation))
         return tvf.center_crop(resized, [self.crop, self.crop])
+
+    def _resized_part(self, image: Image.Image) -> Image.Image:
+        """The part of the resized image that the crop shows, as far as the longer side goes.
+
+        The filter and its places are those of the whole image; Pillow may take its two passes in another order and round
+        between them, which changes a last digit.
+        """
+        size = self._resized(*image.size)
+        long = 0 if size[0] > size[1] else 1
+        shown = min(size[long], self.crop)
+        begin = round((size[long] - shown) / 2.0)
+        part, box = list(size), [0.0, 0.0, *map(float, image.size)]
+        part[long] = shown
+        box[long], box[long + 2] = (edge * image.size[long] / size[long] for edge in (begin, begin + shown))
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        return image.resize((part[0], part[1]), filter_, box=(box[0], box[1], box[2], box[3]))
 
     def boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[list[Box], int]:
         """Boxes of the upright image as they lie in the view.
