@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suny.classifiers.classifier import output_shapes, refuse_points
+from suny.classifiers.layers import CHANNELS_FIRST
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.errors import UserError, nearest
 from suny.method.explainer import Side, SunyExplainer
