@@ -21,7 +21,7 @@ from experiments.store.records import CellFolder
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion, auc, steps
 from suny.classifiers.classifier import Classifier
-from suny.classifiers.engine import Engine
+from suny.classifiers.engine import Engine, GradientOf
 from suny.explanation import Explainer, upsample
 from suny.images.demo import Demo
 from suny.interventions.causes import FeatureCauses, FilterCauses
@@ -271,8 +271,8 @@ class Profiled(Engine):
     def activations(self, images: Tensor) -> Any:
         return self._adding("in the network", lambda: super(Profiled, self).activations(images))
 
-    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._adding("in the network", lambda: super(Profiled, self).activation_gradient(images, targets))
+    def activation_gradient(self, images: Tensor, targets: Tensor, of: GradientOf = "logit") -> tuple[Tensor, Tensor]:
+        return self._adding("in the network", lambda: super(Profiled, self).activation_gradient(images, targets, of))
 
     def _batched(
         self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool

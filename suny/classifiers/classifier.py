@@ -153,7 +153,7 @@ def finish(model: Model, source: Source) -> Classifier:
             f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
         )
     else:
-        allowed = (None, "channels_last", "tokens") if usual else (None, model.reshape)
+        allowed: tuple[Reshape | None, ...] = (None, "channels_last", "tokens") if usual else (None, model.reshape)
         no_map = f"model.target_layer={layer} is no layer of {model.name} with a feature map (B, C, h, w) as output"
         layout = layers.chosen(layer, allowed, no_map, "model.")
     found: Any = {"trained": trained, "reading": reading, "layout": layout}

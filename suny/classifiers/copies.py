@@ -36,7 +36,7 @@ def own_copy(network: nn.Module) -> nn.Module:
             if hooks:
                 memo[id(hooks)] = OrderedDict()
     with torch.inference_mode(False):  # weights made in it could not take part in gradients later
-        with _WithoutHistory():
+        with torch.no_grad(), _WithoutHistory():
             copied = copy.deepcopy(network, memo)
         for name, hooks in computing.items():
             for hook in hooks:

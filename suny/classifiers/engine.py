@@ -133,7 +133,9 @@ class Engine:
         self.probe = probe
         self.batch_size = batch_size if isinstance(batch_size, int) else default_batch_size(self.device, size)
         with torch.inference_mode(False):  # weights made in it could not take part in gradients later
-            self.network = split(network, target_layer, size, reading, layout, probe).eval().requires_grad_(False).to(self.device)
+            self.network = (
+                split(network, target_layer, size, reading, layout, probe).eval().requires_grad_(False).to(self.device)
+            )
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compile = compile
         self.network.register_forward_pre_hook(self._count)
@@ -161,8 +163,17 @@ class Engine:
     ) -> Self:
         """The engine of a classifier, at its target layer and input size."""
         side = classifier.view.crop
-        settings: Any = (classifier.network, classifier.target_layer, (side, side), device, precision, batch_size, compile)
-        return cls(*settings, reading=classifier.reading, layout=classifier.layout)
+        return cls(
+            classifier.network,
+            classifier.target_layer,
+            (side, side),
+            device,
+            precision,
+            batch_size,
+            compile,
+            classifier.reading,
+            classifier.layout,
+        )
 
     @property
     def cost(self) -> Cost:
@@ -388,8 +399,18 @@ class Engine:
         if key not in self._randomised:
             with torch.inference_mode(False):
                 network = randomise(self._plain, seed, layers)
-            settings: Any = (self.target_layer, self.size, self.device, self.precision, self.batch_size, self.compile)
-            engine = Engine(network, *settings, reading=self.reading, layout=self.layout, probe=self.probe)
+            engine = Engine(
+                network,
+                self.target_layer,
+                self.size,
+                self.device,
+                self.precision,
+                self.batch_size,
+                self.compile,
+                self.reading,
+                self.layout,
+                self.probe,
+            )
             engine._cost = self._cost
             self._randomised[key] = engine
         return self._randomised[key]

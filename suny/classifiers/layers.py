@@ -9,9 +9,11 @@ no other size the shape of its output has to do: axes in the proportion of the i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import mode
 from typing import Any, Literal
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from suny.classifiers.outputs import class_rows
-from suny.errors import UserError, nearest
+from suny.errors import UserError
 
 Shape = tuple[int, ...]
 Reshape = Literal["tokens", "channels_last"]
@@ -108,11 +110,13 @@ class Layers:
             UserError: there is none.
         """
         maps = self.having(None, "channels_last")
-        tokens = self.having("tokens")
+        tokens = [n for n in self.having("tokens") if self._of_the_stream(n)]
         last = list(self.shapes).index(last_map(self.network, self._places(maps))) if maps else -1
-        for name in reversed([n for n in tokens if list(self.shapes).index(n) > last]):
-            if self._reaches(name):
-                return name, self.layouts[name]
+        later = [n for n in tokens if list(self.shapes).index(n) > last]
+        # what reaches the outputs comes before what does not any more
+        reaching = bisect_left(later, True, key=lambda n: not self._reaches(n))
+        if reaching:
+            return later[reaching - 1], self.layouts[later[reaching - 1]]
         name = last_map(self.network, self._places(maps))
         return name, self.layouts[name]
 
@@ -133,13 +137,10 @@ class Layers:
         if shape is None or layout is None or layout.reshape not in allowed:
             raise UserError(f"{no_map}{self._what(name)}. {self._advice(name, prefix)}")
         if max(layout.places(shape)) == 1:
-            raise UserError(
-                f"{key} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer."
-            )
+            raise UserError(f"{key} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer.")
         if layout.reshape == "tokens" and not self._reaches(name):
-            raise UserError(
-                f"{key}: the tokens of its places do not reach the outputs, only the class token does. {self._advice(name, prefix)}"
-            )
+            only = "the tokens of its places do not reach the outputs, only the class token does"
+            raise UserError(f"{key}: {only}. {self._advice(name, prefix)}")
         return layout
 
     def _what(self, name: str) -> str:
@@ -150,7 +151,11 @@ class Layers:
     def _advice(self, name: str, prefix: str) -> str:
         """Which layer near one can be explained, and with which key."""
         own = self.layouts.get(name)
-        said = f"{prefix}reshape={own.reshape} takes it as maps. " if own and own.reshape and self._usable(name) else ""
+        if own and own.reshape and (own.reshape != "tokens" or self._reaches(name)):
+            finished = list(self.shapes)
+            plain = sorted(self.having(None), key=lambda n: abs(finished.index(n) - finished.index(name)))
+            other = f", or choose {prefix}target_layer={plain[0]}" if plain and own.reshape == "channels_last" else ""
+            return f"Say {prefix}reshape={own.reshape} to take it as maps{other}."
         order = [n for n, _ in self.network.named_modules()]
         finished = list(self.shapes)
         at = finished.index(name) if name in finished else len(finished)
@@ -161,32 +166,38 @@ class Layers:
             after = [n for n in finished if n not in before]
         near = next((n for n in (*before, *after) if self._usable(n)), None)
         if near is None:
-            return f"{said}No layer of this network returns one."
+            return "No layer of this network returns one."
         reshape = self.layouts[near].reshape
-        return f"{said}The nearest layer that works: {prefix}target_layer={near}{f' {prefix}reshape={reshape}' if reshape else ''}."
+        key = f" {prefix}reshape={reshape}" if reshape else ""
+        return f"The nearest layer that works: {prefix}target_layer={near}{key}."
 
     def _usable(self, name: str) -> bool:
         layout = self.layouts.get(name)
         if layout is None or max(layout.places(self.shapes[name])) == 1:
             return False
-        return layout.reshape != "tokens" or self._reaches(name)
+        return layout.reshape != "tokens" or (self._of_the_stream(name) and self._reaches(name))
+
+    def _of_the_stream(self, name: str) -> bool:
+        """Whether a layer's tokens are as wide as most are, and not the inside of an attention or of a perceptron."""
+        widths = [self.shapes[n][-1] for n, layout in self.layouts.items() if layout.reshape == "tokens"]
+        return self.shapes[name][-1] == mode(widths)
 
     def _places(self, shapes: dict[str, Shape]) -> dict[str, Shape]:
         """Shapes as if all channels came first."""
         return {n: (1, 0, *self.layouts[n].places(shape)) for n, shape in shapes.items()}
 
     def _reaches(self, name: str) -> bool:
-        """Whether what a layer returns at its places changes the outputs."""
+        """Whether the outputs depend on what a layer returns at its places: NaN there comes out, even where weights are 0."""
         layout = self.layouts[name]
 
-        def without(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        def poisoned(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             maps, beside = layout.maps(output)
-            return layout.output(torch.zeros_like(maps), beside)
+            return layout.output(torch.full_like(maps, torch.nan), beside)
 
-        handle = self.network.get_submodule(name).register_forward_hook(without)
+        handle = self.network.get_submodule(name).register_forward_hook(poisoned)
         try:
             with torch.inference_mode():
-                return not torch.equal(class_rows(self.network(self.image.clone())), self.rows)
+                return bool(class_rows(self.network(self.image.clone())).isnan().any())
         finally:
             handle.remove()
 
@@ -210,14 +221,12 @@ def find_layers(network: nn.Module, image: Tensor) -> Layers:
         if len(shape) != 4 or shape[0] != 1:
             continue
         grows = _growing(shape, higher.get(name)), _growing(shape, wider.get(name))
-        if grows == ([2], [3]):
-            layouts[name] = CHANNELS_FIRST
-        elif grows == ([1], [2]):
-            layouts[name] = CHANNELS_LAST
-        elif not grows[0] and not grows[1]:  # it has not run, or has a size of its own, as behind adaptive pooling
-            found = _by_shape(shape, (height, width), lengths)
-            if found:
-                layouts[name] = found
+        suggested = _by_shape(shape, (height, width), lengths)
+        for layout, axes in ((CHANNELS_FIRST, ([2], [3])), (CHANNELS_LAST, ([1], [2]))):
+            # what does not grow has not run, or has a size of its own, as behind adaptive pooling
+            not_against = all(found in ([], expected) for found, expected in zip(grows, axes, strict=True))
+            if grows == axes or (not_against and not all(grows) and suggested == layout):
+                layouts[name] = layout
     grids = [layout.places(shapes[name]) for name, layout in layouts.items()]
     for name, shape in shapes.items():
         if len(shape) == 3 and shape[0] == 1 and _growing(shape, higher.get(name)) in ([], [1]):
@@ -254,13 +263,6 @@ def last_map(network: nn.Module, shapes: dict[str, Shape]) -> str:
     if not spatial:
         raise UserError("the network has no layer with a feature map as output: it cannot be explained by its channels.")
     return spatial[-1]
-
-
-def refuse_unknown(network: nn.Module, name: str) -> None:
-    """Raises UserError for a layer that the network does not have."""
-    names = [n for n, _ in network.named_modules()]
-    if name not in names:
-        raise UserError(f"target_layer={name} is no module of the network. {nearest(name, names)}")
 
 
 def _recorded(network: nn.Module, image: Tensor) -> tuple[dict[str, Shape], Tensor]:

@@ -120,7 +120,7 @@ def log_probabilities(rows: Tensor, reading: Reading) -> Tensor:
 
 
 def evidence(rows: Tensor, reading: Reading) -> Tensor:
-    """What gradient methods differentiate (N, K): the logits; for class 0 of a binary network -z, since its own is fixed at 0."""
+    """What gradient methods differentiate, (N, K): the logits; -z for class 0 of a binary network, whose own is fixed at 0."""
     return torch.cat([-rows, rows], 1) if reading == "binary" else logits(rows, reading)
 
 
@@ -154,7 +154,9 @@ def reading_of(output: OutputKind, rows: Tensor, key: str = "output") -> Reading
             f"all, {key}={'sigmoid' if single else 'softmax'}."
         )
     if output == "softmax" and single:
-        raise UserError(f"{key}=softmax: the network has one output, and the softmax over one class is always 1; use {key}=auto.")
+        raise UserError(
+            f"{key}=softmax: the network has one output, and the softmax over one class is always 1; use {key}=auto."
+        )
     if output == "probability" and not _within(rows):
         low, high = rows.min().item(), rows.max().item()
         raise UserError(f"{key}=probability: the network's outputs reach from {low:.4g} to {high:.4g}; use {key}=auto.")

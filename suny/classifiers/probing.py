@@ -26,11 +26,12 @@ def rows_of(network: nn.Module, image: Tensor, rows: Tensor) -> Tensor:
     again = _passed(network, image)
     # kernels of a graphics card may differ in the last digits
     if not torch.allclose(rows, again, rtol=1e-4, atol=1e-5, equal_nan=True):
+        apart = (rows - again).abs().max().item()
         raise UserError(
-            f"two passes of the same image give different outputs (up to {(rows - again).abs().max().item():.3g} apart): something "
-            "random runs in evaluation mode, such as a dropout that is always on; switch it off."
+            f"two passes of the same image give different outputs (up to {apart:.3g} apart): something random runs in "
+            "evaluation mode, such as a dropout that is always on; switch it off."
         )
-    if bool(((rows < 0) | (rows > 1)).any()):
+    if not bool(((rows >= 0) & (rows <= 1)).all()):
         return rows
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
     found = [rows]
@@ -39,7 +40,7 @@ def rows_of(network: nn.Module, image: Tensor, rows: Tensor) -> Tensor:
             found.append(_passed(network, scale * noise))
         except Exception:  # a network may refuse what is no image
             continue
-    return torch.cat(found)
+    return torch.cat([one for one in found if bool(one.isfinite().all())])
 
 
 def _passed(network: nn.Module, image: Tensor) -> Tensor:
