@@ -41,14 +41,26 @@ def own_copy(network: nn.Module) -> nn.Module:
         for name, hooks in computing.items():
             for hook in hooks:
                 copy.copy(hook).remove(copied.get_submodule(name))
-        for module in copied.modules():
+        for module in list(copied.modules()):
             if parametrize.is_parametrized(module):
-                training = module.training
-                module.eval()  # spectral norms would take a step of their power iteration
-                for name in list(module.parametrizations):  # type: ignore[arg-type]
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                module.train(training)
+                _without_parametrizations(module)
     return copied
+
+
+def _without_parametrizations(module: nn.Module) -> None:
+    """Makes the tensors that parametrizations compute plain parameters of a module.
+
+    Not torch's own function: it changes the class, which the caller's module shares.
+    """
+    training = module.training
+    module.eval()  # spectral norms would take a step of their power iteration
+    with torch.no_grad():
+        weights = {name: getattr(module, name).clone() for name in module.parametrizations}  # type: ignore[union-attr]
+    module.train(training)
+    module.__class__ = type(module).__bases__[0]  # the one that it had before
+    del module.parametrizations
+    for name, weight in weights.items():
+        module.register_parameter(name, nn.Parameter(weight))
 
 
 class _WithoutHistory(TorchFunctionMode):
