@@ -43,7 +43,7 @@ class IntegratedGradients:
         """Explains a batch (:class:`~suny.explanation.Explainer`); deterministic, ``seeds`` are not used."""
         maps = []
         with engine.differentiable() as network:
-            method = captum.IntegratedGradients(lambda x: network(x).float().softmax(1))
+            method = captum.IntegratedGradients(lambda x: engine.read(network(x)))
             for image, target in zip(images, targets.tolist(), strict=True):
 
                 def integrated(image: Tensor = image, target: int = target) -> Tensor:

@@ -7,16 +7,16 @@ result.saliency, result.necessity, result.sufficiency       # (B, H, W)
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from suny.classifiers.classifier import output_shapes, refuse_points
+from suny import entry
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
-from suny.errors import UserError, nearest
+from suny.classifiers.layers import Reshape
+from suny.classifiers.outputs import OutputKind, checked_kind
 from suny.method.explainer import GameResult, SunyExplainer
 
 # prepared copies of the network, one an image size and device
@@ -64,57 +64,66 @@ class SunyResult:
 class Suny:
     """SUNY over a network's input features, filters, or image regions.
 
-    The network is copied in evaluation mode when it first meets an image size, so the caller's network keeps its mode,
-    hooks and gradients whatever happens; after its weights have changed, make a new object.
+    The network is copied in evaluation mode and float32 when it first meets an image size, so the caller's network keeps its
+    mode, hooks and gradients whatever happens; after its weights have changed, make a new object.
 
     Args:
-        model: maps (B, 3, H, W) to logits (B, K).
-        target_layer: name of the submodule with the feature maps.
+        model: maps (B, C, H, W) to class values (:func:`suny.classifiers.outputs.class_rows`).
+        target_layer: the submodule with the feature maps, its name or itself; None: the last one whose output has places.
         batch_size, precision: of the scoring (:class:`suny.classifiers.engine.Engine`).
         seed: of sampled orders.
+        output: what the network's outputs are (:mod:`suny.classifiers.outputs`): ``auto`` (logits of a softmax, or, of a single
+            one, of the classes 0 and 1), ``softmax``, ``sigmoid``, ``probability`` or ``logit``.
+        reshape: ``tokens``: the target layer may return tokens, which are put at their places.
         **settings: the keys of :class:`suny.method.explainer.SunyExplainer`: ``cause``, ``candidates``, ``k``, ``b``, ...
 
     Raises:
-        pydantic.ValidationError: an unknown or wrong setting.
+        UserError: no such layer, or a setting of these that does not exist.
+        pydantic.ValidationError: an unknown or wrong setting of the explainer.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        target_layer: str,
+        target_layer: str | nn.Module | None = None,
         *,
         batch_size: BatchSize = None,
         precision: Precision = "float32",
         seed: int = 0,
+        output: OutputKind = "auto",
+        reshape: Reshape | None = None,
         **settings: Any,
     ) -> None:
         self.explainer = SunyExplainer(**settings)
-        self.model = model
-        self.target_layer = target_layer
-        self.batch_size = batch_size
-        self.precision: Precision = precision
+        self.model = entry.checked_network(model)
+        self.target_layer = entry.layer_name(self.model, target_layer)
+        self.batch_size = entry.checked_batch_size(batch_size)
+        self.precision = entry.checked_precision(precision)
         self.seed = seed
-        self._engines: dict[tuple[torch.device, tuple[int, int]], Engine] = {}
-        names = [name for name, _ in model.named_modules()]
-        if target_layer not in names:
-            raise UserError(f"target_layer={target_layer} is no module of the network. {nearest(target_layer, names)}")
+        self.output = checked_kind(output)
+        self.reshape = entry.checked_reshape(reshape)
+        self._engines: dict[tuple[torch.device, tuple[int, ...]], tuple[Engine, int]] = {}
 
-    def __call__(self, images: Tensor, targets: Tensor) -> SunyResult:
+    def __call__(self, images: Any, targets: Any = None) -> SunyResult:
         """Explains a batch; an image's explanation does not depend on its batch mates.
 
         Args:
-            images: as the network takes them (normalised), float (B, 3, H, W).
-            targets: class indices (B,).
+            images: as the network takes them (normalised), float (B, C, H, W), or of a single one (C, H, W).
+            targets: class indices (B,), or one for all; None: the class with the largest p of each image.
 
         Raises:
-            UserError: the layer returns no feature map, or more players than can be enumerated.
+            UserError: wrong images or targets, a network or layer that can't be explained, or more players than can be
+                enumerated; before any work, and in one line.
         """
-        engine = self._engine(images)
+        images = entry.checked_images(images)
+        engine, classes = self._engine(images)
+        chosen = entry.checked_targets(targets, len(images), classes)
         before = engine.cost
         with torch.no_grad():
+            if chosen is None:
+                chosen = engine.probabilities(images).argmax(1).tolist()
             sides = [
-                self.explainer.sides(engine, image, int(target), self.seed)
-                for image, target in zip(images.detach().float(), targets, strict=True)
+                self.explainer.sides(engine, image, target, self.seed) for image, target in zip(images, chosen, strict=True)
             ]
         necessity = torch.stack([one.necessity_map for one in sides])
         sufficiency = torch.stack([one.sufficiency_map for one in sides])
@@ -156,21 +165,24 @@ class Suny:
             cost=engine.cost - before,
         )
 
-    def _engine(self, images: Tensor) -> Engine:
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        key = (images.device, size)
+    def _engine(self, images: Tensor) -> tuple[Engine, int]:
+        """The engine for images of this shape, and how many classes its network has."""
+        key = (images.device, tuple(images.shape[1:]))
         if key not in self._engines:
-            network = _frozen_copy(self.model)
-            shapes = output_shapes(network, size)
-            if self.target_layer not in shapes:
-                raise UserError(f"target_layer={self.target_layer} does not return a feature map (B, C, h, w).")
-            refuse_points(shapes[self.target_layer], f"target_layer={self.target_layer}")
+            network = entry.Network(self.model, images[:1], self.output)
+            layer, layout = network.layer(self.target_layer, self.reshape, needed=self.explainer.cause != "region")
             while len(self._engines) >= _KEPT:
                 del self._engines[next(iter(self._engines))]
-            self._engines[key] = Engine(network, self.target_layer, size, images.device, self.precision, self.batch_size)
+            engine = Engine(
+                network.module,
+                layer,
+                (int(images.shape[-2]), int(images.shape[-1])),
+                images.device,
+                self.precision,
+                self.batch_size,
+                reading=network.reading,
+                layout=layout,
+                probe=network.probe,
+            )
+            self._engines[key] = engine, network.classes
         return self._engines[key]
-
-
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in evaluation mode, without gradients."""
-    return copy.deepcopy(model).cpu().eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from experiments.jobs.machine import in_turn, timed
 from metrics.base import Case
 from metrics.deletion_insertion import Deletion, Insertion
 from suny.classifiers.classifier import Classifier
-from suny.classifiers.engine import BatchSize, Engine
+from suny.classifiers.engine import BatchSize, Engine, GradientOf
 from suny.explanation import Explainer
 
 # The throughput of the bare network is measured over so many batches.
@@ -131,8 +131,8 @@ class ProfiledEngine(Engine):
     def activations(self, images: Tensor) -> Any:
         return self._adding("in the network", lambda: super(ProfiledEngine, self).activations(images))
 
-    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._adding("in the network", lambda: super(ProfiledEngine, self).activation_gradient(images, targets))
+    def activation_gradient(self, images: Tensor, targets: Tensor, of: GradientOf = "logit") -> tuple[Tensor, Tensor]:
+        return self._adding("in the network", lambda: super(ProfiledEngine, self).activation_gradient(images, targets, of))
 
     def _batched(
         self, count: int, build: Callable[[slice], Tensor], run: Callable[[Tensor], Tensor], *kind: bool, **named: bool

@@ -42,11 +42,12 @@ _PACKAGES = (
     "scikit-learn", "opencv-python-headless", "hydra-core", "omegaconf", "pandas",
 )  # fmt: skip
 
-# The parts of a configuration that change no number: they are no part of a cell's identity.
-_PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint",), "method": ()}
+# The parts of a configuration that are no part of a cell's identity: they change no number, or stand there as what came of
+# them.
+_PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint", "output", "reshape"), "method": ()}
 
 # The parts of a cell's identity that its settings do not decide: where they alone differ, the user is told.
-_FOUND = ("images", "weights", "preprocessing", "target_layer", "batch_size", "maps")
+_FOUND = ("images", "weights", "preprocessing", "target_layer", "reshape", "output", "batch_size", "maps")
 
 
 def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
@@ -79,6 +80,8 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
         "seed": settings.seed,
         "explained_class": settings.target,
         "target_layer": classifier.target_layer,
+        **({} if classifier.layout.reshape is None else {"reshape": classifier.layout.reshape}),
+        **({} if classifier.reading == "softmax" else {"output": classifier.reading}),
         "preprocessing": {**asdict(classifier.view), "exif": "upright"},
         "device": device.type,
         "precision": settings.precision,

@@ -178,6 +178,8 @@ class Result:
         return {
             "explained_class": identity["explained_class"],
             "target_layer": identity["target_layer"],
+            # cards of the usual network do not say them
+            **{key: identity[key] for key in ("reshape", "output") if key in identity},
             **{f"preprocessing.{k}": v for k, v in identity["preprocessing"].items()},
             "images": f"{images['count']} ({images['sha256'][:8]})",
             "weights": identity["weights"]["sha256"][:8],

@@ -13,9 +13,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from suny.classifiers.checkpoint import Trained
+from suny.classifiers.layers import CHANNELS_FIRST, Layout, Reshape, find_layers
+from suny.classifiers.layers import last_map as last_map
+from suny.classifiers.layers import output_shapes as output_shapes
+from suny.classifiers.outputs import OutputKind, Reading, number_of_classes, reading_of
+from suny.classifiers.probing import rows_of
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.dataset import LabelSpace, imagenet_classes
@@ -31,15 +36,17 @@ class Classifier:
 
     Args:
         name: as on the command line.
-        network: maps a normalised batch (N, 3, H, W) to logits (N, K).
+        network: maps a normalised batch (N, 3, H, W) to outputs (:mod:`suny.classifiers.outputs`).
         view: its preprocessing.
-        target_layer: name of the submodule whose output (N, C, h, w) is explained.
+        target_layer: name of the submodule whose output is explained.
         num_classes: K.
         class_names: by output; empty where unknown.
         label_space: what the class indices count: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``,
             unless an own checkpoint says it.
         trained: what an own checkpoint says; None for other weights.
         notes: what a user should know about the weights, one line each.
+        reading: how class probabilities are read from the outputs.
+        layout: of the target layer's output.
     """
 
     name: str
@@ -51,6 +58,8 @@ class Classifier:
     label_space: LabelSpace
     trained: Trained | None = None
     notes: tuple[str, ...] = ()
+    reading: Reading = "softmax"
+    layout: Layout = CHANNELS_FIRST
 
     def class_name(self, output: int) -> str:
         return self.class_names.get(output, f"class {output}")
@@ -97,6 +106,10 @@ class Model:
         num_classes: outputs of the network; None: what the checkpoint has, or 1000.
         target_layer: submodule to explain; None: the checkpoint's, or the network's usual one.
         seed: of the random weights.
+        output: what the network's outputs are (:mod:`suny.classifiers.outputs`); ``auto``: logits of a softmax, or, of a
+            single one, of a binary problem.
+        reshape: what a target layer may return beside feature maps (B, C, h, w): ``channels_last``, or ``tokens`` of places
+            (:class:`suny.classifiers.layers.Layout`). Layers that the user does not name are taken as they are.
     """
 
     name: str
@@ -105,6 +118,8 @@ class Model:
     num_classes: Annotated[int, Field(ge=1)] | None = None
     target_layer: str | None = None
     seed: Seed = 0
+    output: OutputKind = "auto"
+    reshape: Reshape | None = None
 
     def build(self) -> Classifier:
         """The network with its weights, in evaluation mode, on the CPU.
@@ -127,78 +142,34 @@ def finish(model: Model, source: Source) -> Classifier:
     """What every network needs last: evaluation mode, a checked target layer, class names."""
     network, view, trained = source.network, source.view, source.trained
     network.eval().requires_grad_(False)
-    maps = output_shapes(network, (view.crop, view.crop))
-    outputs = maps.pop("")[1]
-    layer = model.target_layer or (trained.target_layer if trained else source.target_layer) or last_map(network, maps)
-    if layer not in maps:
+    image = torch.randn(1, 3, view.crop, view.crop, generator=torch.Generator().manual_seed(0))
+    layers = find_layers(network, image)
+    rows = rows_of(network, image, layers.rows)
+    reading = reading_of(model.output, rows, "model.output")
+    outputs = number_of_classes(rows, reading)
+    usual = (trained.target_layer if trained else source.target_layer) if model.target_layer is None else None
+    layer = model.target_layer or usual
+    if layer is None:
+        layer, layout = layers.default()
+    elif layer not in layers.shapes:
+        maps = layers.having(None)
         shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
         raise UserError(
             f"model.target_layer={layer} is no layer of {model.name} with a feature map as output. "
             f"{nearest(layer, maps)}Valid: {', '.join(shown)}"
             f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
         )
-    refuse_points(maps[layer], f"model.target_layer={layer}")
+    else:
+        allowed: tuple[Reshape | None, ...] = (None, "channels_last", "tokens") if usual else (None, model.reshape)
+        no_map = f"model.target_layer={layer} is no layer of {model.name} with a feature map (B, C, h, w) as output"
+        layout = layers.chosen(layer, allowed, no_map, "model.")
+    found: Any = {"trained": trained, "reading": reading, "layout": layout}
     if trained:
         own_names = dict(enumerate(trained.class_names))
-        return Classifier(model.name, network, view, layer, outputs, own_names, trained.label_space, trained)
+        return Classifier(model.name, network, view, layer, outputs, own_names, trained.label_space, **found)
     space: LabelSpace = "imagenet" if outputs == 1000 else "own"
     names = dict(imagenet_classes().values()) if space == "imagenet" else {}
-    return Classifier(model.name, network, view, layer, outputs, names, space)
-
-
-def refuse_points(shape: tuple[int, ...], where: str) -> None:
-    """Raises UserError for maps of a single place: an explanation could not tell places apart."""
-    if max(shape[-2:]) == 1:
-        raise UserError(f"{where} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer.")
-
-
-def output_shapes(network: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Output shape (of a batch of one) of every submodule that returns a feature map (1, C, h, w), in calling order.
-
-    Maps with channels last (of a Swin transformer, say), which a square input gives away, are left out. The entry "" is
-    the network itself: its logits' shape (1, K).
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str) -> None:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and (not name or (output.ndim == 4 and not channels_last(output))):
-                shapes[name] = tuple(output.shape)
-
-        handles.append(network.get_submodule(name).register_forward_hook(hook))
-
-    def channels_last(output: Tensor) -> bool:
-        return size[0] == size[1] and output.shape[1] == output.shape[2] != output.shape[3]
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for name, _ in network.named_modules():
-        note(name)
-    try:
-        with torch.inference_mode():
-            network(torch.zeros(1, 3, *size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def last_map(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> str:
-    """The default target layer: the last submodule to finish, poolings aside, whose output still has spatial extent.
-
-    Raises:
-        UserError: there is none.
-    """
-
-    def pools(name: str) -> bool:
-        module = network.get_submodule(name)
-        while isinstance(module, nn.Sequential) and len(module):
-            module = module[-1]
-        return "pool" in f"{name} {type(module).__name__}".lower()
-
-    spatial = [name for name, shape in shapes.items() if min(shape[-2:]) > 1 and not pools(name)]
-    if not spatial:
-        raise UserError("the network has no layer with a feature map as output: it cannot be explained by its channels.")
-    return spatial[-1]
+    return Classifier(model.name, network, view, layer, outputs, names, space, **found)
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from suny.classifiers.engine import Cost, Engine, batches
+from suny.classifiers.engine import Cost, Engine, GradientOf, batches
 
 T = TypeVar("T")
 
@@ -78,10 +78,10 @@ class Rehearsal(Engine):
         self._new_image = True
         self.skipped = 0.0
 
-    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def activation_gradient(self, images: Tensor, targets: Tensor, of: GradientOf = "logit") -> tuple[Tensor, Tensor]:
         # the first of an image is its own: methods choose among the channels that it finds
         real, self._new_image = self._new_image, False
-        return self._one("gradient", len(images), lambda: super(Rehearsal, self).activation_gradient(images, targets), real)
+        return self._one("gradient", len(images), lambda: super(Rehearsal, self).activation_gradient(images, targets, of), real)
 
     @contextmanager
     def differentiable(self) -> Iterator[nn.Module]:
@@ -156,12 +156,12 @@ class _Differentiated(nn.Module):
             rehearsal._skip(work)
             return work.result + 0 * images.sum()
         before, start = rehearsal.cost, rehearsal._now()
-        logits = self.network(images)
-        work.result, work.counts = logits.detach(), rehearsal.cost - before
+        rows = self.network(images)
+        work.result, work.counts = rows.detach(), rehearsal.cost - before
 
         def done(gradient: Tensor) -> Tensor:
             work.taken.append(rehearsal._now() - start)
             return gradient
 
         images.register_hook(done)
-        return logits
+        return rows

@@ -8,7 +8,6 @@ there on. Every image that passes is counted.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import sys
 import time
@@ -22,7 +21,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from suny.classifiers import outputs
 from suny.classifiers.classifier import Classifier
+from suny.classifiers.copies import own_copy
+from suny.classifiers.layers import CHANNELS_FIRST, Layout
+from suny.classifiers.outputs import Reading
 from suny.classifiers.split import Carried, TracedSplit, split
 from suny.errors import UserError
 
@@ -44,6 +47,14 @@ T = TypeVar("T")
 Precision = Literal["float32", "bf16"]
 BatchSize = int | Literal["auto"] | None
 Output = Literal["probability", "logit"]
+GradientOf = Literal["logit", "log_probability"]
+
+# What PyTorch says where a gradient is asked for that an operation does not pass on: of quantised weights, behind a detach().
+_NO_GRADIENT = ("does not require grad", "not have been used in the graph", "derivative for", "does not have autograd")
+
+
+class NoGradient(UserError):
+    """The network passes no gradient from its outputs to the place where it is asked for."""
 
 
 @dataclass
@@ -79,9 +90,9 @@ class Engine:
     """Runs a classifier.
 
     Args:
-        network: maps a normalised batch (N, 3, H, W) to logits (N, K), in evaluation mode; it is copied, not changed.
-            :attr:`network` is the prepared copy, :attr:`source` what was given.
-        target_layer: name of the submodule at which it is cut.
+        network: maps a normalised batch (N, C, H, W) to outputs (:mod:`suny.classifiers.outputs`), in evaluation mode; it
+            is copied, not changed. :attr:`network` is the prepared copy, :attr:`source` what was given.
+        target_layer: name of the submodule at which it is cut; None: it is not cut, and only whole passes can be made.
         size: (H, W) of the input.
         device: where.
         precision: ``float32`` (TensorFloat-32 off), or ``bf16`` autocast; probabilities are float32 either way.
@@ -90,6 +101,9 @@ class Engine:
             the number (:attr:`batch_size`, which is smaller than what was given once memory has not sufficed).
         compile: have torch.compile fuse the network's operations, which changes the last digits of its outputs; takes a
             minute once, and a C++ compiler on a CPU.
+        reading: how class probabilities are read from the outputs.
+        layout: of what the target layer returns; activations are (N, C, h, w) whatever it is.
+        probe: an image that the network takes, (1, C, H, W), for the passes that prepare it; None: noise of three channels.
 
     Raises:
         UserError: a network whose scores depend on batch mates, or one that can't be compiled.
@@ -98,12 +112,15 @@ class Engine:
     def __init__(
         self,
         network: nn.Module,
-        target_layer: str,
+        target_layer: str | None,
         size: tuple[int, int],
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         batch_size: BatchSize = None,
         compile: bool = False,
+        reading: Reading = "softmax",
+        layout: Layout = CHANNELS_FIRST,
+        probe: Tensor | None = None,
     ) -> None:
         _refuse_batch_statistics(network)
         self.device = torch.device(device)
@@ -111,9 +128,14 @@ class Engine:
         self.target_layer = target_layer
         self.size = size
         self.precision: Precision = precision
+        self.reading: Reading = reading
+        self.layout = layout
+        self.probe = probe
         self.batch_size = batch_size if isinstance(batch_size, int) else default_batch_size(self.device, size)
         with torch.inference_mode(False):  # weights made in it could not take part in gradients later
-            self.network = split(network, target_layer, size).eval().requires_grad_(False).to(self.device)
+            self.network = (
+                split(network, target_layer, size, reading, layout, probe).eval().requires_grad_(False).to(self.device)
+            )
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compile = compile
         self.network.register_forward_pre_hook(self._count)
@@ -141,7 +163,17 @@ class Engine:
     ) -> Self:
         """The engine of a classifier, at its target layer and input size."""
         side = classifier.view.crop
-        return cls(classifier.network, classifier.target_layer, (side, side), device, precision, batch_size, compile)
+        return cls(
+            classifier.network,
+            classifier.target_layer,
+            (side, side),
+            device,
+            precision,
+            batch_size,
+            compile,
+            classifier.reading,
+            classifier.layout,
+        )
 
     @property
     def cost(self) -> Cost:
@@ -160,7 +192,11 @@ class Engine:
     def _activation_bytes(self) -> int:
         """Of one image's activation at the target layer."""
         with self._running():
-            return self.network.head(self._laid_out(torch.zeros(1, 3, *self.size)))[0].nbytes
+            return self.network.head(self._laid_out(self._blank(1)))[0].nbytes
+
+    def _blank(self, count: int) -> Tensor:
+        """Images that only have to pass: zeros, or copies of the probe."""
+        return torch.zeros(count, 3, *self.size) if self.probe is None else self.probe.expand(count, -1, -1, -1)
 
     def fitting(self, run: Callable[[], T]) -> T:
         """What ``run`` returns, started again with half of the engine's batch size as long as memory does not suffice.
@@ -217,13 +253,20 @@ class Engine:
         Args:
             images: normalised, (N, 3, H, W).
 
-        Returns: float32 (N, K) on the engine's device.
+        Returns: float32 (N, K) on the engine's device; of outputs that are probabilities their logarithms.
         """
-        return self._batched(len(images), lambda part: images[part], self._logits)
+        return outputs.logits(self._all_rows(images), self.reading)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Softmax probabilities (N, K), float32 in [0, 1]."""
-        return self.logits(images).softmax(1)
+        """Class probabilities (N, K), float32 in [0, 1]; where ``output=logit`` the outputs themselves."""
+        return self.read(self._all_rows(images))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The probabilities (N, K) in what :attr:`network` returns."""
+        return outputs.probabilities(rows.float(), self.reading)
+
+    def _all_rows(self, images: Tensor) -> Tensor:
+        return self._batched(len(images), lambda part: images[part], self._rows)
 
     def score(self, count: int, build: Callable[[slice], Tensor], target: int, output: Output = "probability") -> Tensor:
         """p_c of images that are built batch by batch.
@@ -234,9 +277,9 @@ class Engine:
             target: the class c.
             output: ``logit`` for the class's logit instead.
 
-        Returns: softmax probability of the class, float32 (count,), in [0, 1].
+        Returns: probability of the class, float32 (count,), in [0, 1].
         """
-        return self._batched(count, build, lambda images: _of_class(self._logits(images), target, output))
+        return self._batched(count, build, lambda images: self._of_class(self._rows(images), target, output))
 
     def activations(self, images: Tensor) -> tuple[Tensor, Carried]:
         """The target layer's activation (N, C, h, w), and what the tail needs beside it; counted as a forward."""
@@ -263,7 +306,7 @@ class Engine:
             target: the class c.
             output: ``logit`` for the class's logit instead.
 
-        Returns: softmax probability of the class, float32 (count,).
+        Returns: probability of the class, float32 (count,).
         """
 
         def run(activation: Tensor) -> Tensor:
@@ -271,31 +314,36 @@ class Engine:
             self._cost.tail_forwards += n
             with self._running():
                 beside = tuple(c.expand(n, *c.shape[1:]) for c in carried)
-                return _of_class(self.network.tail(activation, beside).float(), target, output)
+                return self._of_class(self.network.tail(activation, beside).float(), target, output)
 
         return self._batched(count, build, run, tail=True)
 
-    def activation_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def activation_gradient(self, images: Tensor, targets: Tensor, of: GradientOf = "logit") -> tuple[Tensor, Tensor]:
         """The target layer's activation and the gradient of the class's logit by it; one forward, one backward.
 
         Args:
             images: (N, 3, H, W) with N at most a batch.
             targets: class indices (N,).
+            of: ``log_probability`` for the gradient of log p_c instead.
 
         Returns: activation and gradient, float32 (N, C, h, w) each.
+
+        Raises:
+            NoGradient: the layers behind the target layer pass none.
         """
         with torch.inference_mode(False), torch.no_grad(), self._autocast():
             self._cost.forwards += len(images)
             activation, carried = self.network.head(self._laid_out(images.clone()))
         with torch.inference_mode(False), torch.enable_grad(), self._autocast():
             activation = activation.detach().requires_grad_()
-            logits = self.network.tail(activation, carried).float()
-            chosen = logits.gather(1, targets.to(self.device).clone()[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, activation)
+            with _passing_gradients("the target layer"):
+                values = self._differentiated(self.network.tail(activation, carried).float(), of)
+                chosen = values.gather(1, targets.to(self.device).clone()[:, None]).sum()
+                (gradient,) = torch.autograd.grad(chosen, activation)
             self._cost.backwards += len(images)
         return activation.detach().float(), gradient.float()
 
-    def input_gradient(self, images: Tensor, target: int, output: Literal["logit", "log_probability"] = "logit") -> Tensor:
+    def input_gradient(self, images: Tensor, target: int, output: GradientOf = "logit") -> Tensor:
         """The gradient of a class's logit, or of log p_c, by the pixels; a forward and a backward an image.
 
         Args:
@@ -304,14 +352,17 @@ class Engine:
             output: of what.
 
         Returns: float32 (N, 3, H, W).
+
+        Raises:
+            NoGradient: some layer passes none.
         """
 
         def gradient(part: Tensor) -> Tensor:
             with self.differentiable() as network:
                 inputs = part.clone().requires_grad_()
-                logits = network(inputs).float()
-                values = logits if output == "logit" else logits.log_softmax(1)
-                (found,) = torch.autograd.grad(values[:, target].sum(), inputs)
+                with _passing_gradients("the image"):
+                    values = self._differentiated(network(inputs).float(), output)
+                    (found,) = torch.autograd.grad(values[:, target].sum(), inputs)
             return found.float()
 
         return self._batched(len(images), lambda part: images[part], gradient, gradient=True)
@@ -327,7 +378,7 @@ class Engine:
 
         One engine a seed is made and kept; :func:`randomise` says how.
         """
-        return self._random(seed, layers_with_weights(self.source))
+        return self._random(seed, layers_with_weights(self._plain))
 
     def cascade(self, stages: int, seed: int) -> Iterator[tuple[str, Engine]]:
         """Engines whose networks are randomised from the output down, cumulatively.
@@ -338,7 +389,7 @@ class Engine:
 
         Yields: the lowest layer that is random, and the engine; each is made once and kept.
         """
-        layers = layers_with_weights(self.source)
+        layers = layers_with_weights(self._plain)
         for count in sorted({-(-len(layers) * stage // stages) for stage in range(1, stages + 1)}):
             chosen = layers[len(layers) - count :]
             yield chosen[0], self._random(seed, chosen)
@@ -347,16 +398,38 @@ class Engine:
         key = seed, len(layers)
         if key not in self._randomised:
             with torch.inference_mode(False):
-                network = randomise(self.source, seed, layers)
-            settings: Any = (self.target_layer, self.size, self.device, self.precision, self.batch_size, self.compile)
-            engine = Engine(network, *settings)
+                network = randomise(self._plain, seed, layers)
+            engine = Engine(
+                network,
+                self.target_layer,
+                self.size,
+                self.device,
+                self.precision,
+                self.batch_size,
+                self.compile,
+                self.reading,
+                self.layout,
+                self.probe,
+            )
             engine._cost = self._cost
             self._randomised[key] = engine
         return self._randomised[key]
 
-    def _logits(self, images: Tensor) -> Tensor:
+    @cached_property
+    def _plain(self) -> nn.Module:
+        """The source with weights that are what they seem: those that are computed from others would not stay random."""
+        return own_copy(self.source)
+
+    def _rows(self, images: Tensor) -> Tensor:
         with self._running():
             return self.network(self._laid_out(images)).float()
+
+    def _of_class(self, rows: Tensor, target: int, output: Output) -> Tensor:
+        values = self.read(rows) if output == "probability" else outputs.logits(rows, self.reading)
+        return values[:, target]
+
+    def _differentiated(self, rows: Tensor, of: GradientOf) -> Tensor:
+        return (outputs.evidence if of == "logit" else outputs.log_probabilities)(rows, self.reading)
 
     def _batched(
         self,
@@ -388,12 +461,12 @@ class Engine:
         """The batch size with the most images a second, each timed for so long; what passes is not counted."""
         best, fastest = self.batch_size, 0.0
         for tried in _TRIED.get(self.device.type, (self.batch_size,)):
-            images = torch.zeros(tried, 3, *size, device=self.device)
+            images = self._blank(tried).to(self.device)
             try:
-                float(self._logits(images)[0, 0])  # a warm-up, which is waited for as the others are
+                float(self._rows(images)[0, 0])  # a warm-up, which is waited for as the others are
                 passes, start = 0, time.perf_counter()
                 while time.perf_counter() - start < seconds:
-                    float(self._logits(images)[0, 0])
+                    float(self._rows(images)[0, 0])
                     passes += 1
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -412,7 +485,7 @@ class Engine:
         self.network.head_graph.compile()
         self.network.tail_graph.compile()
         try:
-            self._logits(torch.zeros(1, 3, *self.size))
+            self._rows(self._blank(1))
         except Exception as error:  # of many kinds: no compiler, a broken one, an operation that it does not know
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"compile=true: torch.compile failed ({said[0][:200]}); use compile=false.") from error
@@ -451,8 +524,17 @@ def _refuse_batch_statistics(network: nn.Module) -> None:
             )
 
 
-def _of_class(logits: Tensor, target: int, output: Output) -> Tensor:
-    return (logits.softmax(1) if output == "probability" else logits)[:, target]
+@contextmanager
+def _passing_gradients(where: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(said in str(error) for said in _NO_GRADIENT):
+            raise
+        raise NoGradient(
+            f"the network passes no gradient from its outputs to {where} (a detach(), or quantised weights): use a method that "
+            "takes forward passes only, such as rise, occlusion, scorecam or suny with cause=region."
+        ) from error
 
 
 def layers_with_weights(network: nn.Module) -> list[str]:
@@ -466,7 +548,7 @@ def randomise(network: nn.Module, seed: int, layers: Sequence[str]) -> nn.Module
     Convolutions and linear layers get He's normal initialisation, so that signals keep their scale; normalisations and
     others what they have when they are made.
     """
-    network = copy.deepcopy(network)
+    network = own_copy(network)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name in layers:
             module: Any = network.get_submodule(name)

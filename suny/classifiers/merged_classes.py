@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from suny.classifiers.classifier import Classifier
+from suny.errors import UserError
 
 
 class Together(nn.Module):
@@ -37,7 +38,13 @@ class Together(nn.Module):
 
 
 def together(classifier: Classifier, members: Collection[int], name: str) -> Classifier:
-    """The classifier whose output 0 is "one of the members", by a name, and whose output 1 is all others."""
+    """The classifier whose output 0 is "one of the members", by a name, and whose output 1 is all others.
+
+    Raises:
+        UserError: the network's probabilities are no softmax over its outputs, so that classes do not exclude one another.
+    """
+    if classifier.reading != "softmax":
+        raise UserError(f"classes of {classifier.name} cannot be taken as one: its outputs are read as {classifier.reading}.")
     return replace(
         classifier,
         network=Together(classifier.network, members, classifier.num_classes).eval().requires_grad_(False),

@@ -9,7 +9,6 @@ Both kinds are a module with an identity called ``cut`` between head and tail: l
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+
+from suny.classifiers import outputs
+from suny.classifiers.copies import own_copy
+from suny.classifiers.layers import CHANNELS_FIRST, Layout
+from suny.classifiers.outputs import Reading, class_rows
+from suny.errors import UserError
 
 # What the tail needs beside the activation: other values that cross the cut (of a skip connection, say).
 Carried = tuple[Tensor, ...]
@@ -31,26 +36,41 @@ class SplitNetwork(nn.Module):
     Attributes:
         cut: identity through which the activation (N, C, h, w) passes.
         tail_only: whether :meth:`tail` costs less than a full pass.
+        writes: whether the network writes into the images that it is given, so that it gets some of its own.
     """
 
     tail_only: bool
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout = CHANNELS_FIRST) -> None:
         super().__init__()
         self.cut = nn.Identity()
+        self.layout = layout
+        self.writes = False
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
         """The activation (N, C, h, w) at the target layer, and what else the tail needs."""
         raise NotImplementedError
 
     def tail(self, activation: Tensor, carried: Carried) -> Tensor:
-        """Logits (N, K) from an activation; ``carried`` as the head returned it, for the same N images."""
+        """Outputs (N, K') from an activation; ``carried`` as the head returned it, for the same N images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of a batch (N, 3, H, W)."""
+        """Outputs (N, K') of a batch (N, C, H, W)."""
         activation, carried = self.head(images)
         return self.tail(self._through_cut(activation), carried)
+
+    def try_on(self, images: Tensor) -> Tensor:
+        """Outputs of a batch, which stays as it is; from now on it is known whether the network would change it."""
+        self.writes = False
+        given = images.clone()
+        with torch.inference_mode():
+            rows = self(given)
+        self.writes = not torch.equal(given, images)
+        return rows
+
+    def _own(self, images: Tensor) -> Tensor:
+        return images.clone() if self.writes else images
 
     def _through_cut(self, activation: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not activation.requires_grad:
@@ -64,17 +84,19 @@ class TracedSplit(SplitNetwork):
 
     tail_only = True
 
-    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, head: nn.Module, tail: nn.Module, layout: Layout = CHANNELS_FIRST) -> None:
+        super().__init__(layout)
         self.head_graph = head
         self.tail_graph = tail
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
-        activation, *carried = self.head_graph(images)
-        return activation, tuple(carried)
+        output, *carried = self.head_graph(self._own(images))
+        activation, beside = self.layout.maps(output)
+        return activation, (*beside, *carried)
 
     def tail(self, activation: Tensor, carried: Carried) -> Tensor:
-        return self.tail_graph(activation, *carried)
+        count = self.layout.beside
+        return class_rows(self.tail_graph(self.layout.output(activation, carried[:count]), *carried[count:]))
 
 
 class HookedSplit(SplitNetwork):
@@ -82,12 +104,12 @@ class HookedSplit(SplitNetwork):
 
     tail_only = False
 
-    def __init__(self, network: nn.Module, layer: str, size: tuple[int, int]) -> None:
-        super().__init__()
+    def __init__(self, network: nn.Module, layer: str, probe: Tensor, layout: Layout = CHANNELS_FIRST) -> None:
+        super().__init__(layout)
         self.network = network
         self.layer = layer
         self._calls = 0
-        self._run(torch.zeros(1, 3, *size), lambda output: output)
+        self.try_on(probe)
         self._last = self._calls
 
     def _run(self, images: Tensor, at_cut: Callable[[Tensor], Tensor]) -> Tensor:
@@ -99,51 +121,94 @@ class HookedSplit(SplitNetwork):
 
         handle = self.network.get_submodule(self.layer).register_forward_hook(hook)
         try:
-            return self.network(images)
+            return class_rows(self.network(self._own(images)))
         finally:
             handle.remove()
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
-        seen: list[Tensor] = []
+        seen: list[tuple[Tensor, Carried]] = []
 
         def keep(output: Tensor) -> Tensor:
-            seen.append(output.clone())  # a following in-place layer would change it
+            # a copy, since a layer that works in place may follow
+            seen.append(self.layout.maps(output.clone()))
             return output
 
         with torch.no_grad() if not images.requires_grad else torch.enable_grad():
             self._run(images, keep)
-        return seen[0], (images,)
+        activation, beside = seen[0]
+        return activation, (*beside, images)
 
     def tail(self, activation: Tensor, carried: Carried) -> Tensor:
-        return self._run(carried[0], lambda _output: activation.clone())
+        *beside, images = carried
+        return self._run(images, lambda _output: self.layout.output(activation.clone(), tuple(beside)))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._run(images, self._through_cut)
+        def through(output: Tensor) -> Tensor:
+            activation, beside = self.layout.maps(output)
+            return self.layout.output(self._through_cut(activation), beside)
+
+        return self._run(images, through)
 
 
-def split(network: nn.Module, layer: str, size: tuple[int, int]) -> SplitNetwork:
+class WholeNetwork(SplitNetwork):
+    """A network that is not cut, for what needs whole passes only."""
+
+    tail_only = False
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def head(self, images: Tensor) -> tuple[Tensor, Carried]:
+        raise UserError(
+            "the network has no layer that can be read (compiled by torch.jit, or none returns a feature map): give the module "
+            "that it was made from, or use a method that takes whole passes only, such as rise, occlusion or suny with "
+            "cause=region."
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return class_rows(self.network(self._own(images)))
+
+
+def split(
+    network: nn.Module,
+    layer: str | None,
+    size: tuple[int, int],
+    reading: Reading = "softmax",
+    layout: Layout = CHANNELS_FIRST,
+    probe: Tensor | None = None,
+) -> SplitNetwork:
     """Cuts a network in evaluation mode at a layer; the network itself is left as it is.
 
     Args:
-        network: maps (N, 3, H, W) to logits.
-        layer: name of a submodule with a feature map as output.
+        network: maps (N, C, H, W) to outputs.
+        layer: name of a submodule with a feature map as output; None: it is not cut.
         size: (H, W) of the input, pixels.
+        reading: how class probabilities are read from the outputs.
+        layout: of the layer's output.
+        probe: an image that the network takes, (1, C, H, W); None: noise of three channels.
     """
-    network = copy.deepcopy(network)
+    network = own_copy(network)
     for module in network.modules():
-        if getattr(module, "inplace", False):
+        if not isinstance(module, torch.jit.ScriptModule) and getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
+    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = noise if probe is None else torch.cat([probe, probe.flip(-1)])
+    if layer is None:
+        whole = WholeNetwork(network)
+        whole.try_on(images)
+        return whole
     try:
         head, tail = _traced(network, layer)
-        prepared: SplitNetwork = TracedSplit(_prepared(head), _prepared(tail))
-        if _agree(prepared, network, size):
+        prepared: SplitNetwork = TracedSplit(_prepared(head), _prepared(tail), layout)
+        if _agree(prepared, network, images, reading):
             return prepared
-        plain = TracedSplit(head, tail)
-        if _agree(plain, network, size):
+        plain = TracedSplit(head, tail, layout)
+        if _agree(plain, network, images, reading):
             return plain
-    except (fx.proxy.TraceError, _NotCuttable, TypeError, RuntimeError, AttributeError, ValueError):
-        pass  # data-dependent control flow and the like: the hooked pass handles any module
-    return HookedSplit(network, layer, size)
+    except Exception:  # the user's code under the tracer may raise anything: the hooked pass handles any module
+        pass
+    return HookedSplit(network, layer, images[:1], layout)
 
 
 class _NotCuttable(Exception):
@@ -269,11 +334,11 @@ def _prepared(part: fx.GraphModule) -> nn.Module:
     return fused
 
 
-def _agree(prepared: SplitNetwork, network: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether the prepared network gives the probabilities of the original one, on noise, within 1e-5."""
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+def _agree(prepared: SplitNetwork, network: nn.Module, images: Tensor, reading: Reading) -> bool:
+    """Whether the prepared network gives the probabilities of the original one, on two images, within 1e-5."""
     with torch.inference_mode():
-        if not all(isinstance(c, Tensor) and len(c) == len(images) for c in prepared.head(images)[1]):
+        if not all(isinstance(c, Tensor) and len(c) == len(images) for c in prepared.head(images.clone())[1]):
             raise _NotCuttable("what crosses the cut is not of one image each")
-        got, expected = prepared(images).softmax(1), network(images).softmax(1)
+        own, original = prepared.try_on(images), class_rows(network(images.clone()))
+    got, expected = (outputs.probabilities(rows, reading) for rows in (own, original))
     return bool(torch.allclose(got, expected, rtol=1e-4, atol=1e-5))

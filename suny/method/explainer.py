@@ -17,6 +17,7 @@ Xuan et al., arXiv 2303.00244. What the publication leaves open is a field here;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -26,7 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from suny.classifiers.engine import Engine
+from suny.classifiers.engine import Engine, NoGradient
 from suny.configured import configured
 from suny.errors import UserError
 from suny.explanation import Explanation, Family
@@ -168,10 +169,13 @@ class SunyExplainer:
             UserError: more players than can be enumerated.
         """
         clean = float(engine.score(1, lambda _: image[None], target))
+        if not math.isfinite(clean):
+            raise UserError(f"{self.name}: the network returns NaN or infinite outputs for an image.")
         causes, pool = self._causes(engine, image, target)
         if clean <= 0 or len(pool) == 0:
             blank = torch.zeros(image.shape[-2:], device=image.device)
-            why = "p_c(I) is 0" if clean <= 0 else "every feature map is constant"
+            not_positive = f"p_c(I) is {'0' if clean == 0 else 'negative'}"
+            why = not_positive if clean <= 0 else "every feature map is constant"
             return Sides(blank, blank, blank, None, None, flags=[why])
         players, games, dual = self._games(causes, pool, clean)
         sides = [GameResult(who, self._estimate(game, seed)) for who, game in zip(players, games, strict=True)]
@@ -201,7 +205,7 @@ class SunyExplainer:
             regions = candidates.grid(size, self.k) if self.candidates == "grid" else candidates.superpixels(image, self.k)
             causes = RegionCauses(engine, image, target, regions.to(image.device), self.fill)
             return causes, torch.arange(causes.count, device=image.device)
-        activation, gradient = (x[0] for x in engine.activation_gradient(image[None], torch.tensor([target])))
+        activation, gradient = self._activation_gradient(engine, image, target)
         in_groups = self.candidates in ("nmf", "kmeans")
         groups = (
             candidates.group_channels(activation, gradient, self.k, self.candidates)
@@ -220,6 +224,28 @@ class SunyExplainer:
         if self.candidates == "topk":
             pool = candidates.prescreen(pool, activation, gradient, self.prescreen)
         return causes, pool
+
+    def _activation_gradient(self, engine: Engine, image: Tensor, target: int) -> tuple[Tensor, Tensor]:
+        """The target layer's activation and the gradient by which candidates are chosen, (C, h, w) each.
+
+        Raises:
+            NoGradient: the network passes none, and the choice depends on it.
+        """
+        batch, which = image[None], torch.tensor([target])
+        try:
+            activation, gradient = (x[0] for x in engine.activation_gradient(batch, which))
+        except NoGradient:
+            activation = engine.activations(batch)[0][0].float()
+            if self.candidates in ("nmf", "kmeans") or self._prescreens(len(activation)):
+                raise
+            return activation, torch.zeros_like(activation)
+        if self._prescreens(len(activation)) and not bool(gradient.any()):
+            # the class's logit is fixed, as that of the class 0 of [0, z]: its probability is not
+            gradient = engine.activation_gradient(batch, which, "log_probability")[1][0]
+        return activation, gradient
+
+    def _prescreens(self, channels: int) -> bool:
+        return self.candidates == "topk" and self.prescreen is not None and channels > self.prescreen
 
     def _players(self, causes: Causes, pool: Tensor, clean: float, keep: bool) -> tuple[Tensor, Floats | None]:
         """The candidates of one side and, where they were needed to find them, their single effects."""
