@@ -42,7 +42,7 @@ from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.command.progress import tell
 from experiments.store.card import environment
 from experiments.store.records import replacing, writing
-from experiments.tables.text import number
+from experiments.tables.text import bounds, number
 from experiments.training.data import Augmented, Look, Plain, outputs, photographs, readable, usual_workers
 from experiments.training.loop import Epoch, Lesson, best_of, fit
 from experiments.training.recipes import FinetuneRecipe, HeadRecipe, Recipe
@@ -404,8 +404,7 @@ def report(trained: Trained) -> str:
     test, held = trained.metrics["test"], trained.metrics["held_back"]
     rows = []
     for title, entry in (("test accuracy", test["accuracy"]), ("mean over classes", test["class_accuracy"])):
-        low, high = entry["ci95"]
-        rows.append([title, number(entry["mean"]), f"[{number(low)}, {number(high)}]", entry["n"]])
+        rows.append([title, number(entry["mean"]), bounds(entry), entry["n"]])
     rows.append([f"held back (chose epoch {held['epoch']})", number(held["accuracy"]), "", held["n"]])
     table = tabulate(rows, ["", "accuracy", "95% interval", "n"], tablefmt="github", disable_numparse=True)
     return f"{trained.dataset} / {trained.model}: {len(trained.class_ids)} classes\n\n{table}"

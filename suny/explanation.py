@@ -8,7 +8,7 @@ depend on its batch mates; what is random is drawn from the image's own seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +19,9 @@ from suny.classifiers.engine import Engine
 
 # A method's family says what it is compared with.
 Family = Literal["own", "baseline", "control"]
+
+# The flag of a map that is 0 everywhere.
+EMPTY = "the map is empty"
 
 
 @dataclass
@@ -97,6 +100,15 @@ class StoredMaps(Protocol):
 def is_degenerate(saliency: Tensor) -> bool:
     """Whether a map (H, W) says nothing: it is constant, or a value is not finite."""
     return not bool(torch.isfinite(saliency).all()) or bool(saliency.max() == saliency.min())
+
+
+def with_empty_flag(explanation: Explanation) -> Explanation:
+    """The explanation of one image, with a flag where its map is 0 everywhere, whatever else its method says of it."""
+    if bool((explanation.saliency[0] != 0).any()):
+        return explanation
+    numbers = explanation.diagnostics[0] if explanation.diagnostics else {}
+    flags = [*numbers.get("flags", []), EMPTY]
+    return replace(explanation, diagnostics=[{**numbers, "flags": flags}, *explanation.diagnostics[1:]])
 
 
 def min_max(maps: Tensor) -> Tensor:

@@ -377,6 +377,33 @@ def test_the_interval_of_a_maximum() -> None:
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 40), rel=0.25)
 
 
+def test_the_interval_of_a_maximum_by_hand() -> None:
+    """Five maps, each right at two of five thresholds. At any one of these two are right, so that a resample has Binomial(5,
+    2/5) of five: 0 with a probability of .078, at most 3 with .913, at most 4 with .990."""
+    right = np.zeros((1, 5, 5), bool)
+    for image in range(5):
+        right[0, image, [image, (image + 1) % 5]] = True
+    found = maximum_interval(right)
+    assert (found["mean"], found["n"], found["threshold"]) == (pytest.approx(0.4), 5, [0])
+    assert found["ci95"] == pytest.approx([0, 0.8])
+    both = maximum_interval(np.concatenate([right, np.ones_like(right)]))  # a second criterion that always holds
+    assert (both["mean"], both["ci95"]) == (pytest.approx(0.7), pytest.approx([0.5, 0.9]))
+    assert maximum_interval(right[:, :1])["ci95"] == [None, None]
+    assert maximum_interval(right[:, :0]) == {"mean": None, "ci95": [None, None], "n": 0}
+
+
+def test_the_interval_of_a_maximum_covers_the_best_share() -> None:
+    """An image is right from a threshold in [0, .5) to one in [.2, 1), each uniform: of all images a share of
+    min(2 t, 1) min(1.25 (1 - t), 1) is right at t, at most .625, where t is .5."""
+    rng, thresholds = np.random.default_rng(0), np.arange(101) / 100
+    covered = []
+    for _ in range(200):
+        first, last = rng.uniform(0, 0.5, (60, 1)), rng.uniform(0.2, 1, (60, 1))
+        low, high = maximum_interval(((first <= thresholds) & (thresholds < last))[None])["ci95"]
+        covered.append(low <= 0.625 <= high)
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
 def test_iou_by_hand() -> None:
     saliency = torch.zeros(4, 4)
     saliency[0, :] = torch.tensor([1.0, 0.5, 0.4, 0.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,11 @@ def test_all_published_numbers_are_joined(tmp_path: Path) -> None:
 
 def test_a_number_that_compares(tmp_path: Path) -> None:
     """Published: Grad-CAM, VGG16, ILSVRC2012: deletion .1098, energy proportion in percent."""
-    values = {"deletion": [0.08, 0.1, 0.12, 0.14], "energy_proportion": [0.4, 0.5, 0.6, 0.7]}
+    values = {"deletion": [0.08, 0.1, 0.11, 0.12, 0.14], "energy_proportion": [0.4, 0.5, 0.55, 0.6, 0.7]}
     write_cell(tmp_path, "gradcam", values, overrides=VGG)
     (deletion,) = lines(tmp_path, dataset="ILSVRC2012", model="VGG16", method="Grad-CAM", metric="deletion")
     assert deletion.ours is not None
-    assert deletion.ours["n"] == 4
+    assert deletion.ours["n"] == 5
     assert deletion.difference == pytest.approx(0.11 - 0.1098)
     assert deletion.within is True
     (energy,) = lines(tmp_path, dataset="ILSVRC2012", model="VGG16", method="Grad-CAM", metric="energy_proportion_percent")
@@ -112,18 +113,32 @@ def test_the_attack_never_compares(tmp_path: Path) -> None:
 
 
 def test_agreement_of_the_rankings(tmp_path: Path) -> None:
-    """Published deletion, VGG16: Score-CAM .1070, Grad-CAM .1098, Grad-CAM++ .1155, RISE .1185."""
-    for method, mean in {"scorecam": 0.1, "gradcam": 0.3, "gradcampp": 0.2, "rise": 0.4}.items():
+    """Published deletion, VGG16: Score-CAM .1070, Grad-CAM .1098, Grad-CAM++ .1155, CexCNN .1161, RISE .1185."""
+    for method, mean in {"scorecam": 0.1, "gradcam": 0.3, "gradcampp": 0.2, "cexcnn": 0.35, "rise": 0.4}.items():
         write_cell(tmp_path, method, {"deletion": [mean, mean]}, overrides=VGG)
         write_cell(tmp_path, method, {"deletion": [-mean, -mean]}, overrides=["dataset=ilsvrc2012"])
     results = read_results(tmp_path)
     found = {(a.model, a.ours): a for a in agreements(results, joined(results))}
     same = found["VGG16", "ilsvrc2012 / vgg16, deletion ↓"]
-    assert same.tau == pytest.approx((5 - 1) / 6)  # one of six pairs is turned
-    assert (same.same, same.methods) == ("same", 4)
+    assert same.tau == pytest.approx((9 - 1) / 10)  # one of ten pairs is turned
+    assert (same.same, same.methods) == ("same", 5)
     other = found["VGG16", "ilsvrc2012 / efficientnet_lite0, deletion ↓"]
-    assert other.tau == pytest.approx(-4 / 6)
+    assert other.tau == pytest.approx(-8 / 10)
     assert other.same == "other network: efficientnet_lite0"
     assert {a.metric for a in found.values()} == {"deletion"}
     assert {a.dataset for a in found.values()} == {"ILSVRC2012"}
     assert "| ILSVRC2012 | VGG16        | deletion | ilsvrc2012 / vgg16, deletion ↓" in markdown(results, joined(results))
+
+
+def test_too_few_say_nothing(tmp_path: Path) -> None:
+    """Four images have no interval, in which a published number could lie, and four methods no rank correlation."""
+    for method, mean in {"scorecam": 0.1, "gradcam": 0.2, "gradcampp": 0.3, "rise": 0.4}.items():
+        write_cell(tmp_path, method, {"deletion": [mean, mean, mean, mean + 0.1]}, overrides=VGG)
+    results = read_results(tmp_path)
+    (found,) = {(a.tau, a.p, a.methods) for a in agreements(results, joined(results)) if a.same == "same"}
+    assert found == (None, None, 4)
+    text = markdown(results, joined(results))
+    assert re.search(r"\| same +\| - +\| - +\| +4 +\|", text), text
+    assert re.search(r"\| Score-CAM +\| deletion +\| 0.1070 +\| 0.1250 - +\| +4 +\| \+0.0180 +\| - +\|", text), text
+    (row,) = [r for r in csv.DictReader(tidy(joined(results)).splitlines()) if r["method"] == "Score-CAM" and r["ours"]]
+    assert (row["ours"], row["low"], row["high"], row["n"], row["within_interval"]) == ("0.125", "", "", "4", "")

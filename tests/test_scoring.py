@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from experiments import score
@@ -15,6 +16,7 @@ from experiments.jobs.after_sweep import count_flips
 from experiments.store.reading import Result
 from experiments.store.records import read_records
 from metrics.deletion_insertion import Deletion
+from suny.explanation import Explanation, with_empty_flag
 
 from .conftest import Cli, only_error
 
@@ -120,6 +122,30 @@ def test_a_map_that_is_not_finite_is_degenerate(cli: Cli, photos: Path, tmp_path
     record = read_records(cell)[0]
     assert record["status"] == "degenerate"
     assert record["nonfinite"] == pytest.approx(1 / 224)
+
+
+def test_an_empty_map_is_flagged(cli: Cli, photos: Path, tmp_path: Path) -> None:
+    """A map of 0 and a constant one are degenerate both; the first is called what it is."""
+    for name, value in (("empty", 0.0), ("constant", 0.5)):
+        (tmp_path / name / "a").mkdir(parents=True)
+        np.save(tmp_path / name / "a" / "one.npy", np.full((224, 224), value))
+        arguments = ("method=precomputed", f"method.maps={tmp_path / name}", "metrics=[deletion]", "points=3")
+        ended = cli(*arguments, "dataset=imagefolder", f"dataset.root={photos}", f"results_dir={tmp_path / 'r' / name}")
+        assert ended.code == 0, ended.err
+        (cell,) = cells(tmp_path / "r" / name)
+        record = read_records(cell)[0]
+        assert record["status"] == "degenerate"
+        assert record["diagnostics"].get("flags", []) == ["the map is empty"] * (name == "empty")
+
+
+def test_the_flag_of_an_empty_map_stands_beside_those_of_the_method() -> None:
+    numbers = {"E": 0.5, "flags": ["E_N(F_N) < 0.2"]}
+    found = with_empty_flag(Explanation(torch.zeros(1, 2, 2), diagnostics=[numbers]))
+    assert found.diagnostics == [{"E": 0.5, "flags": ["E_N(F_N) < 0.2", "the map is empty"]}]
+    assert numbers["flags"] == ["E_N(F_N) < 0.2"]
+    for values in ([0.0, 1e-30], [0.0, float("nan")], [1.0, 1.0]):
+        kept = Explanation(torch.tensor([[values]]), diagnostics=[numbers])
+        assert with_empty_flag(kept) is kept
 
 
 def test_the_metrics_are_listed(cli: Cli) -> None:

@@ -19,6 +19,7 @@ from experiments.tables.build import build
 from experiments.tables.columns import blocks
 from experiments.tables.comparisons import compare_columns
 from experiments.tables.specs import SPECS
+from experiments.tables.text import bounds, interval, limits, p_value
 
 from .cells import change_record, write_cell
 from .conftest import ROOT, Cli
@@ -358,3 +359,22 @@ def test_every_metric_of_a_table_exists() -> None:
 @pytest.mark.whole
 def test_the_committed_tables_are_those_of_the_committed_records() -> None:
     assert guarded(lambda: main([f"results_dir={ROOT / 'results' / 'reference'}", "--check"])) == 0
+
+
+def test_too_few_images_have_no_interval_to_show() -> None:
+    entry = {"mean": 0.5, "ci95": [0.25, 0.75], "n": 5}
+    assert (limits(entry), bounds(entry), interval(entry)) == ((0.25, 0.75), "[0.250, 0.750]", "0.500 [0.250, 0.750]")
+    few = entry | {"n": 4}
+    assert (limits(few), bounds(few), interval(few)) == ((None, None), "-", "0.500 -")
+    assert few["ci95"] == [0.25, 0.75]
+
+
+def test_no_p_is_printed_as_nothing() -> None:
+    assert [p_value(p) for p in (None, 1.0, 0.00016, 0.0001, 0.00009, 0.0)] == [
+        "-",
+        "1.0000",
+        "0.0002",
+        "0.0001",
+        "< 0.0001",
+        "< 0.0001",
+    ]

@@ -40,7 +40,7 @@ from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate
+from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
@@ -396,6 +396,7 @@ class Cell:
             explanation = explainer.explain(engine, pixels[None], torch.tensor([target]), [self.seed_of(sample)])
             _check_maps(explainer.name, explanation, pixels)
         cost, seconds = engine.cost - before, time.perf_counter() - began
+        explanation = with_empty_flag(explanation)
         return ExplainedImage(
             loaded.decoded, pixels, float(probabilities[target]), target, predicted, explanation, cost, seconds
         )

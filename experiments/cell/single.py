@@ -18,7 +18,7 @@ from experiments.command.progress import tell
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError, nearest
-from suny.explanation import Explanation
+from suny.explanation import Explanation, with_empty_flag
 from suny.images.dataset import imagenet_classes
 from suny.images.decode import UnreadableImage, decode
 from suny.seeds import image_seed
@@ -65,7 +65,9 @@ class ClassifiedFile:
         """Explanations by method, each a batch of one."""
         seed = image_seed(runs[0].settings.seed, self.path.stem)
         return {
-            one.explainer.name: one.explainer.explain(self.engine, self.pixels[None], torch.tensor([self.target]), [seed])
+            one.explainer.name: with_empty_flag(
+                one.explainer.explain(self.engine, self.pixels[None], torch.tensor([self.target]), [seed])
+            )
             for one in tqdm(runs, unit="method", disable=len(runs) == 1)
         }
 

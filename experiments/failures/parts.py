@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from experiments.failures.cases import MAPS
 from experiments.store.records import Record
-from experiments.tables.text import number
+from experiments.tables.text import interval
 from metrics.localization import PartHits
 from metrics.statistics import mean_interval
 from suny.later import Later
@@ -38,7 +38,7 @@ def part_text(table: pd.DataFrame, records: Sequence[Record]) -> str:
     shares = []
     for key in MAPS:
         entry = mean_interval([len(r["maps"][key]["hit"]) / len(r["visible"]) for r in with_parts])
-        shares.append(f"{number(entry['mean'])} [{number(entry['ci95'][0])}, {number(entry['ci95'][1])}]")
+        shares.append(interval(entry))
     rows.append(["share of an image's parts", len(with_parts), *shares])
     text = tabulate(rows, ["part", "visible", *MAPS.values()], tablefmt="github", disable_numparse=True)
     q = PartHits().q

@@ -30,7 +30,7 @@ from experiments.store.records import writing
 from experiments.tables.ablations import AblationSweep, ablation_sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.comparisons import Comparison, compare_columns
-from experiments.tables.text import arrow
+from experiments.tables.text import FEWEST, arrow, limits, p_value
 from metrics.sanity import CONTROLS
 from metrics.statistics import Entry, mean_band
 from suny.bivariate import bivariate
@@ -132,7 +132,8 @@ def curves(block: Block) -> Any:
             mean, low, high = mean_band(values)
             look = looks[row]
             axis.plot(fraction, mean, **look, markevery=max(1, len(fraction) // 8), markersize=3.5, linewidth=1.2, label=row)
-            axis.fill_between(fraction, low, high, color=look["color"], alpha=0.08, linewidth=0)
+            if len(values) >= FEWEST:
+                axis.fill_between(fraction, low, high, color=look["color"], alpha=0.08, linewidth=0)
         count = max(len(values) for _, values in known[name].values())
         axis.set(title=f"{name}, {count} images", xlabel=f"share of the {_CURVES[name][0]}", ylabel=_CURVES[name][1])
     _legend(figure, axes.flat)
@@ -295,9 +296,8 @@ def critical_difference(compared: Comparison) -> Any:
     axis.plot([1, 1 + width], [0.75, 0.75], "k-|", linewidth=1)
     axis.text(1 + width / 2, 0.8, f"critical difference {width:.2f}", ha="center", va="bottom", fontsize=7)
     axis.set(xlim=(0.2 - 0.16 * k, k + 0.8 + 0.16 * k), ylim=(-top - 0.25 * half, 1.2))
-    title = (
-        f"{compared.block.title}: average rank in {compared.column.title}, {ranks['n']} images (Friedman p {ranks['p']:.2g})"
-    )
+    tested = f"{ranks['n']} images (Friedman p {p_value(ranks['p'])})"
+    title = f"{compared.block.title}: average rank in {compared.column.title}, {tested}"
     figure.suptitle(title, fontsize=8)
     return figure
 
@@ -329,7 +329,7 @@ def _error_bars(
         return
     entries = [e for _, e in points]
     x, means = np.array([at for at, _ in points]), np.array([e["mean"] for e in entries])
-    bounds = np.array([[m if v is None else v for v in e["ci95"]] for m, e in zip(means, entries, strict=True)]).T
+    bounds = np.array([[m if v is None else v for v in limits(e)] for m, e in zip(means, entries, strict=True)]).T
     errors = np.abs(bounds - means)
     axis.errorbar(x, means, yerr=errors, color=look["color"], marker=look["marker"], markersize=4, linestyle="none", capsize=2)
     joined = slice(None, -1) if skip_last else slice(None)

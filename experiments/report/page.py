@@ -25,7 +25,7 @@ from experiments.tables.ablations import AblationSweep, ablation_sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.render import LEGEND, cell_text, count_text, failures_text
 from experiments.tables.specs import SPECS
-from experiments.tables.text import HOLE, bounds, interval, number
+from experiments.tables.text import HOLE, bounds, interval, number, p_value
 from suny.bivariate import bivariate
 from suny.later import Later
 from suny.threads import one_thread
@@ -140,7 +140,7 @@ def _difference_table(c: comparisons.Comparison) -> Json:
     rows = [
         [
             _cell(row), _cell(f"{e['mean']:+.3f}", e["mean"]), _cell(bounds(e)), _cell(str(e["n"]), e["n"]),
-            *(_cell(number(e[key], 4), e[key]) for key in ("p", "p_holm")), _cell(f"{e['effect']:+.2f}", e["effect"]),
+            *(_cell(p_value(e[key]), e[key]) for key in ("p", "p_holm")), _cell(f"{e['effect']:+.2f}", e["effect"]),
         ]
         for row, e in c.differences.items()
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def _published_tables(results: Sequence[Result]) -> list[Json]:
         [
             *(_cell(v) for v in (x.dataset, x.model, x.method, x.metric)), _cell(number(x.value, 4), x.value),
             _cell(interval(x.ours, 4), x.ours["mean"]), _cell(str(x.ours["n"]), x.ours["n"]),
-            _cell(number(x.difference, 4), x.difference), _cell("yes" if x.within else "no"),
+            _cell(number(x.difference, 4), x.difference), _cell({True: "yes", False: "no", None: HOLE}[x.within]),
         ]
         for x in published.joined(results)
         if x.ours

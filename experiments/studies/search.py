@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.command.configuration import CONF
 from experiments.store.reading import Result, compare
 from experiments.tables.render import as_csv
-from experiments.tables.text import HOLE, bounds, interval, number, table
+from experiments.tables.text import HOLE, bounds, interval, limits, number, p_value, table
 from metrics.statistics import Entry, holm, mean_interval, paired
 from suny.later import Later
 
@@ -195,7 +195,7 @@ def explored(table: pd.DataFrame) -> list[list[Any]]:
         adjusted = dict(zip(tests, holm([e["p"] for e in tests.values()]), strict=True))
         for variant in ordered:
             own = tests.get(variant)
-            difference = [f"{own['mean']:+.3f} {bounds(own)}", number(adjusted[variant], 4)] if own else [HOLE, HOLE]
+            difference = [f"{own['mean']:+.3f} {bounds(own)}", p_value(adjusted[variant])] if own else [HOLE, HOLE]
             overall = interval(mean_interval(values[variant].tolist()))
             lines.append([number_of_round, variant, forwards[variant], len(values), overall, *difference])
     return lines
@@ -250,7 +250,7 @@ def _line(stage: Stage, variant: Variant) -> list[Any]:
         n if n == images else f"{n} of {images}",
         mean("overall"),
         HOLE if difference is None else f"{difference['mean']:+.3f} {bounds(difference)}",
-        HOLE if difference is None else number(difference["p_holm"], 4),
+        HOLE if difference is None else p_value(difference["p_holm"]),
         mean("necessity_sufficiency"),
         mean("energy_proportion"),
         ahead("N"),
@@ -277,6 +277,6 @@ def tidy(stages: Sequence[Stage]) -> str:
                 tests = [e.get("p", ""), e.get("p_holm", "")]
                 cell = v.known if name in _KNOWN and v.known else v.images
                 lines.append(
-                    [stage.part, v.row, v.row in stage.front, name, e["mean"], *e["ci95"], e["n"], *tests, cell.digest]
+                    [stage.part, v.row, v.row in stage.front, name, e["mean"], *limits(e), e["n"], *tests, cell.digest]
                 )
     return as_csv(head, lines)

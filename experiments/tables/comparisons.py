@@ -11,7 +11,7 @@ from experiments.store.reading import BASELINE, CONTROL, Result, numbers
 from experiments.tables.columns import Block, Column, blocks
 from experiments.tables.render import as_csv
 from experiments.tables.specs import SPECS
-from experiments.tables.text import bounds, number, table
+from experiments.tables.text import bounds, limits, number, p_value, table
 from metrics.statistics import Entry, rank_comparison
 
 # every measure with a direction that says how good a map is
@@ -77,7 +77,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             average = dict(zip(c.ranked, c.ranks["ranks"], strict=True)) if c.ranks else {}
             rows = [
                 [
-                    row, f"{e['mean']:+.3f}", bounds(e), e["n"], number(e["p"], 4), number(e["p_holm"], 4),
+                    row, f"{e['mean']:+.3f}", bounds(e), e["n"], p_value(e["p"]), p_value(e["p_holm"]),
                     f"{e['effect']:+.2f}", number(average.get(row), 2),
                 ]
                 for row, e in c.differences.items()
@@ -87,8 +87,8 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             if c.ranks:
                 parts.append(
                     f"Average rank of {c.reference}: {average[c.reference]:.2f}. Critical difference "
-                    f"{c.ranks['critical_difference']:.2f}; Friedman's chi-square {c.ranks['chi2']:.1f}, p {c.ranks['p']:.2g}, "
-                    f"{c.ranks['n']} images."
+                    f"{c.ranks['critical_difference']:.2f}; Friedman's chi-square {c.ranks['chi2']:.1f}, "
+                    f"p {p_value(c.ranks['p'])}, {c.ranks['n']} images."
                 )
     return "\n\n".join(parts) + "\n"
 
@@ -106,7 +106,7 @@ def tidy(comparisons: Sequence[Comparison]) -> str:
             e = c.differences.get(row)
             if e is None and row != c.reference:
                 continue
-            test = [e["mean"], *e["ci95"], e["n"], e["p"], e["p_holm"], e["effect"]] if e else [""] * 7
+            test = [e["mean"], *limits(e), e["n"], e["p"], e["p_holm"], e["effect"]] if e else [""] * 7
             ranks = [c.ranks["ranks"][at], c.ranks["critical_difference"], c.ranks["p"]] if c.ranks else [""] * 3
             lines.append([*start, row, c.reference, *test, *ranks])
     return as_csv(head, lines)

@@ -15,7 +15,7 @@ from experiments.command.configuration import CONF
 from experiments.store.reading import Result
 from experiments.tables.columns import blocks
 from experiments.tables.render import as_csv
-from experiments.tables.text import bounds, number, table
+from experiments.tables.text import FEWEST, HOLE, bounds, limits, number, p_value, table
 from metrics.statistics import Entry
 from suny.later import Later
 
@@ -69,10 +69,10 @@ class PublishedNumber:
     @property
     def within(self) -> bool | None:
         """Whether the published number lies in our interval."""
-        if self.ours is None or self.ours["ci95"][0] is None:
+        if self.ours is None:
             return None
-        low, high = self.ours["ci95"]
-        return low <= self.value <= high
+        low, high = limits(self.ours)
+        return None if low is None or high is None else low <= self.value <= high
 
 
 def joined(results: Sequence[Result], path: Path = PUBLISHED) -> list[PublishedNumber]:
@@ -142,7 +142,7 @@ class Agreement:
         dataset, model, metric: published names of the column.
         ours: our data set and network, and what tells our column from another.
         same: whether the numbers themselves compare (or what is other).
-        tau, p: over the methods that both have; None for fewer than three, or where all are tied.
+        tau, p: over the methods that both have; None for fewer than five, or where all are tied.
         methods: how many.
     """
 
@@ -170,7 +170,7 @@ def agreements(results: Sequence[Result], lines: Sequence[PublishedNumber]) -> l
                     continue
                 values = [column.cells[row].entry(NAMES[metric])["mean"] for row in both]
                 tau, p = (float(x) for x in stats.kendalltau([theirs[row] for row in both], values))
-                known = tau == tau  # not where all are tied
+                known = len(both) >= FEWEST and tau == tau  # not where all are tied
                 wrong = [_stands_in_the_way(column.cells[row], NAMES[metric]) for row in both]
                 same = f"other network: {block.model}" if block.model != NAMES[model] else next(filter(None, wrong), "same")
                 if metric == "saliency_attack":
@@ -190,11 +190,12 @@ def markdown(results: Sequence[Result], lines: Sequence[PublishedNumber]) -> str
         f"{len(lines)} published numbers (results/published.csv), {len(compared)} of them compared; "
         f"{inside} lie in our 95% interval. The published numbers have no interval and no n; their images are not known.",
         "## Agreement of the rankings",
-        "Kendall's tau between the published order of the methods and ours, for each column with three methods or more. "
-        "1: the same order, 0: none, -1: reversed. With another network the order may be compared, the numbers may not.",
+        "Kendall's tau between the published order of the methods and ours, for each column with three methods or more; of "
+        "fewer than five it says nothing, and is not shown. 1: the same order, 0: none, -1: reversed. "
+        "With another network the order may be compared, the numbers may not.",
     ]
     rows = [
-        [a.dataset, a.model, a.metric, a.ours, a.same, number(a.tau, 2), number(a.p), a.methods]
+        [a.dataset, a.model, a.metric, a.ours, a.same, number(a.tau, 2), p_value(a.p), a.methods]
         for a in agreements(results, lines)
     ]
     head = ["data", "network", "metric", "ours", "comparable", "tau", "p", "methods"]
@@ -218,7 +219,7 @@ def _row(line: PublishedNumber) -> list[Any]:
     start = [line.method, line.metric, number(line.value, digits)]
     if line.ours is None:
         return [*start, f"({line.why})", "-", "-", "-"]
-    words: Mapping[bool | None, str] = {True: "yes", False: "no", None: "-"}
+    words: Mapping[bool | None, str] = {True: "yes", False: "no", None: HOLE}
     mean = f"{number(line.ours['mean'], digits)} {bounds(line.ours, digits)}"
     return [*start, mean, line.ours["n"], f"{line.difference:+.{digits}f}", words[line.within]]
 
@@ -232,7 +233,7 @@ def tidy(lines: Sequence[PublishedNumber]) -> str:
     rows = [
         [
             x.dataset, x.model, x.method, x.metric, x.value,
-            *([x.ours["mean"], *x.ours["ci95"], x.ours["n"], x.difference, x.within] if x.ours else [None] * 6), x.why,
+            *([x.ours["mean"], *limits(x.ours), x.ours["n"], x.difference, x.within] if x.ours else [None] * 6), x.why,
         ]
         for x in lines
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from experiments.store.reading import Result
 from experiments.tables.ablations import AblationSweep
 from experiments.tables.columns import Block, Column
 from experiments.tables.specs import Spec
-from experiments.tables.text import HOLE, bounds, describe_failures, interval, number, table
+from experiments.tables.text import HOLE, bounds, describe_failures, interval, limits, number, table
 
 _MARKS = {"best": "**", "second": "*"}
 _LATEX = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
@@ -69,7 +69,7 @@ def tidy(spec: Spec, blocks: Sequence[Block], folder: Path) -> str:
                 lines.append(
                     [
                         spec.name, block.dataset, block.model, apart, row, column.measure.name, column.title,
-                        column.measure.higher_is_better, entry["mean"], *entry["ci95"], entry["n"],
+                        column.measure.higher_is_better, entry["mean"], *limits(entry), entry["n"],
                         cell.count, column.marks.get(row, ""), _path(cell, folder), cell.digest,
                     ]
                 )  # fmt: skip
@@ -160,8 +160,8 @@ def ablation_tidy(sweeps: Sequence[AblationSweep], folder: Path) -> str:
                 lines.append(
                     [
                         sweep.ablation.name, sweep.dataset, sweep.model, sweep.method, apart, label, label == sweep.usual, name,
-                        column.measure.higher_is_better, entry["mean"], *entry["ci95"], entry["n"],
-                        *([change["mean"], *change["ci95"], change["n"], change["p"], change["p_holm"], change["effect"]]
+                        column.measure.higher_is_better, entry["mean"], *limits(entry), entry["n"],
+                        *([change["mean"], *limits(change), change["n"], change["p"], change["p_holm"], change["effect"]]
                           if change else [""] * 7),
                         _path(cell, folder), cell.digest,
                     ]

@@ -9,6 +9,9 @@ from tabulate import tabulate
 
 HOLE = "-"
 
+# Fewer images have no interval, and fewer methods no rank correlation, that is worth showing.
+FEWEST = 5
+
 
 class Titled(Protocol):
     """A metric, or another measure."""
@@ -30,10 +33,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return HOLE if value is None else f"{value:.{digits}f}"
 
 
+def p_value(p: float | None) -> str:
+    """Four decimals; a p that would be 0 with them is ``< 0.0001``."""
+    return "< 0.0001" if p is not None and p < 0.0001 else number(p, 4)
+
+
+def limits(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Low and high end of an interval, as everything that shows one takes them; None where fewer than five images say
+    nothing of a population's spread."""
+    low, high = entry["ci95"] if entry["n"] >= FEWEST else (None, None)
+    return low, high
+
+
 def bounds(entry: Mapping[str, Any], digits: int = 3) -> str:
-    """``[low, high]``."""
-    low, high = entry["ci95"]
-    return f"[{number(low, digits)}, {number(high, digits)}]"
+    """``[low, high]``; '-' where there is no interval to show."""
+    low, high = limits(entry)
+    return HOLE if low is None else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def interval(entry: Mapping[str, Any], digits: int = 3) -> str:
