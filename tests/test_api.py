@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -68,6 +69,23 @@ def test_the_lists_name_everything_with_its_cost() -> None:
     assert set(metrics.index) == known
     assert metrics.loc["deletion", ["better", "low", "high", "needs"]].tolist() == ["lower", 0, 1, ""]
     assert metrics.loc["part_hits_n", "needs"] == "parts, sides"
+    assert (metrics["cost"] != "").all()
+
+
+def test_metrics_cost_what_their_files_say() -> None:
+    """Beside the clean image; of those that need no more than boxes and an explanation."""
+    network, images = SmallNet(), noise(1, 3, 32, 32)
+    found = suny.explain(network, images, 1, "suny", "relu", k=2)
+    listed = suny.metrics()
+    for name, row in listed.iterrows():
+        if {"causes", "parts", "explain"} & set(row["needs"].split(", ")) or "curve" in row["cost"]:
+            continue
+        engine = api.opened(network, images, "relu").engine
+        before = engine.cost
+        suny.score(network, images, found, [name], boxes=[[(4, 4, 20, 20)]])
+        spent = engine.cost - before
+        said = {unit: int(count) for count, unit in re.findall(r"(\d+) (forward|backward)", row["cost"])}
+        assert (spent.forwards - 1, spent.backwards) == (said.get("forward", 0), said.get("backward", 0)), name
 
 
 @pytest.mark.parametrize("name", METHODS)
