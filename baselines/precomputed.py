@@ -82,7 +82,7 @@ class Precomputed:
             raise MissingMap(f"{path}: {error}") from error
         if "saliency" not in arrays or any(a.ndim != 2 or a.size == 0 or a.dtype.kind not in "fiub" for a in arrays.values()):
             raise MissingMap(f"{path} is no 2-D array of numbers")
-        maps = {name: _adapt(arrays[name], like) for name in _SIDES if name in arrays}
+        maps = {name: fitted(arrays[name], like) for name in _SIDES if name in arrays}
         shifted = bool((arrays["saliency"] < 0).any())
         return Explanation(
             maps["saliency"], maps.get("necessity"), maps.get("sufficiency"), [{"shifted": True}] if shifted else []
@@ -108,7 +108,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {name: stored[name] for name in _SIDES if name in stored}
 
 
-def _adapt(array: Any, like: Tensor) -> Tensor:
+def fitted(array: Any, like: Tensor) -> Tensor:
+    """A foreign map, an array (h, w), as a batch of one (1, H, W) of an image's size, on its device, >= 0."""
     maps = torch.from_numpy(np.asarray(array, dtype=np.float32))[None]
     low = maps[torch.isfinite(maps)].min() if bool(torch.isfinite(maps).any()) else torch.tensor(0.0)
     maps = maps - low.clamp(max=0)

@@ -6,9 +6,15 @@ type raises at once.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar, dataclass_transform
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
+
+from suny.errors import UserError, nearest
 
 T = TypeVar("T")
 
@@ -34,3 +40,58 @@ def registered(cls: type) -> str:
     """
     own = cls.__name__ if cls.__module__.partition(".")[0] in _PACKAGES else f"{cls.__module__}.{cls.__qualname__}"
     return getattr(cls, "registered", own)
+
+
+def target_class(node: Any, where: str) -> type:
+    """The class that a configuration node names in ``_target_``."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{where}: the configuration has no _target_ (the class it configures).")
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
+        raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
+    return cls
+
+
+def make_target(node: Any, where: str, kind: Any) -> Any:
+    """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
+    cls = target_class(node, where)
+    made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
+    if not isinstance(made, kind):
+        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__}.")
+    return made
+
+
+def make(cls: Any, keys: Mapping[str, Any], where: str) -> Any:
+    """An object of a configured class, its mistakes as one line."""
+    try:
+        return cls(**keys)
+    except pydantic.ValidationError as error:
+        raise UserError(_one_line(error, cls, where)) from error
+
+
+def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
+    first = error.errors()[0]
+    at = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdigit()]
+    key = ".".join([*([where] if where else []), *at[:1]])
+    if first["type"] == "value_error":  # settings that do not go together
+        return f"{where or 'configuration'}: {first['ctx']['error']}."
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        valid = sorted(f.name for f in dataclasses.fields(cls))
+        return f"unknown key {key}. {nearest(at[0], valid)}Valid: {', '.join(valid)}."
+    if first["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
+        return f"{key} is missing: give {key}=VALUE."
+    said = "; or ".join(
+        dict.fromkeys(e["msg"].removeprefix("Input ") for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+    )
+    given = first["input"]
+    hint = ""
+    literal = [e["ctx"]["expected"] for e in error.errors() if e["type"] == "literal_error"]
+    if isinstance(given, str) and literal:
+        choices = re.findall(r"'([^']*)'", literal[0])
+        hint = f" {nearest(given, choices)}"
+    return f"{key}={given} {said}.{hint}"

@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from experiments.command import configuration as config
-from experiments.figures.explanation import common_scale, draw_legend, drawable, heat, over
 from experiments.store.images import images_of, maps_of
 from experiments.store.reading import Result
 from experiments.store.records import writing
@@ -37,6 +36,7 @@ from suny.bivariate import bivariate
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
 from suny.images.decode import decode
+from suny.plots import common_scale, draw_legend, drawable, heat, over
 from suny.seeds import image_seed
 
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.figures.explanation import common_scale, over
 from experiments.store.images import CellImages, images_of, maps_of, view_of
 from experiments.store.reading import CONTROL, EXPLAINED, Result
 from experiments.store.records import Record
@@ -28,6 +27,7 @@ from experiments.tables.specs import SPECS
 from experiments.tables.text import HOLE, bounds, interval, number, p_value
 from suny.bivariate import bivariate
 from suny.later import Later
+from suny.plots import common_scale, over
 from suny.threads import one_thread
 
 if TYPE_CHECKING:

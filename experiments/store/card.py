@@ -25,14 +25,14 @@ from typing import Any
 import torch
 
 import metrics
-from experiments.command.configuration import CONF, Run, make, make_target, target_class
+from experiments.command.configuration import CONF, Run
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.records import FORMAT, CellFolder
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
 from suny.classifiers.engine import default_batch_size
-from suny.configured import registered
+from suny.configured import make, make_target, registered, target_class
 from suny.errors import UserError
 from suny.explanation import Explainer, Family, StoredMaps, family_of
 from suny.images.dataset import ImageList

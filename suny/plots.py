@@ -1,0 +1,129 @@
+"""How maps are drawn: colours of one map, of two sides in one unit, and over the photograph.
+
+Nothing here keeps a figure open or chooses a backend: a program that imports this keeps its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suny.bivariate import bivariate, legend
+from suny.later import Later
+
+if TYPE_CHECKING:
+    import matplotlib
+    from matplotlib.figure import Figure
+else:
+    matplotlib = Later("matplotlib")
+
+Floats = NDArray[np.float64]
+# edges x0, y0, x1, y1 in pixels
+Edges = tuple[float, float, float, float]
+
+
+def common_scale(necessity: NDArray[Any], sufficiency: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Both sides from 0 to 1 on one scale, for they share a unit: a weak side looks weak."""
+    n, s = (np.nan_to_num(m.astype(np.float64)) for m in (necessity, sufficiency))
+    top = max(float(n.max()), float(s.max())) or 1.0
+    return n / top, s / top
+
+
+def heat(saliency: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Colours (H, W, 3) of a map (H, W), and the map from 0 to 1; the top half percent is all 1, or a map of single pixels
+    would look empty."""
+    saliency = np.nan_to_num(saliency.astype(np.float64))
+    low, high = saliency.min(), np.quantile(saliency, 0.995)
+    strength = np.clip((saliency - low) / (float(high - low) or 1.0), 0, 1)
+    return matplotlib.colormaps["inferno"](strength)[..., :3], strength
+
+
+def over(photo: Floats, colour: Floats, strength: Floats) -> Floats:
+    """The photograph under a map, which covers it the more the stronger it is."""
+    alpha = 0.25 + 0.6 * strength[..., None]
+    return np.clip((1 - alpha) * photo + alpha * colour, 0, 1)
+
+
+def draw_legend(axis: Any) -> None:
+    """The colour square: what a colour of the two-dimensional map says."""
+    axis.imshow(legend(), extent=(0, 1, 0, 1))
+    axis.set_xticks([0, 1], ["0", "1"], fontsize=7)
+    axis.set_yticks([0, 1], ["0", "1"], fontsize=7)
+    axis.set_xlabel("sufficiency", fontsize=8, labelpad=0)
+    axis.set_ylabel("necessity", fontsize=8, labelpad=0)
+    axis.set_title("legend", fontsize=8)
+
+
+def drawable(text: str) -> str:
+    """A text of the data set as a font can show it: names of files need not be valid text."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def panels(
+    photo: Floats, saliency: NDArray[Any], necessity: NDArray[Any] | None, sufficiency: NDArray[Any] | None
+) -> list[tuple[str, Floats]]:
+    """Title and colours (H, W, 3) of each picture of one explanation: the input, the maps, the overlay.
+
+    Args:
+        photo: (H, W, 3) in [0, 1].
+        saliency: the map (H, W), drawn of methods with one map.
+        necessity, sufficiency: the two sides; None where there are none.
+    """
+    if necessity is not None and sufficiency is not None:
+        n, s = common_scale(necessity, sufficiency)
+        colour, strength = bivariate(n, s), np.maximum(n, s)
+        maps = [("necessity", bivariate(n, 0)), ("sufficiency", bivariate(0, s)), ("both", colour)]
+    else:
+        colour, strength = heat(saliency)
+        maps = [("saliency", colour)]
+    return [("input", photo), *maps, ("overlay", over(photo, colour, strength))]
+
+
+def stretched(image: NDArray[Any]) -> Floats:
+    """A normalised image (3, H, W) as a picture (H, W, 3): its own range becomes 0 to 1, for its normalisation is not known."""
+    values = np.nan_to_num(np.moveaxis(image.astype(np.float64), 0, -1))
+    low, high = values.min(), values.max()
+    return (values - low) / (float(high - low) or 1.0)
+
+
+def draw(rows: Sequence[Sequence[tuple[str, Floats]]], captions: Sequence[str], boxes: Sequence[Sequence[Edges]]) -> Figure:
+    """A figure with a line of pictures for each image.
+
+    Args:
+        rows: for each image its :func:`panels`.
+        captions: a text for each image, above its line.
+        boxes: for each image edges in its pixels, drawn on the input and on the overlay.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    class Picture(Figure):
+        """A figure that notebooks show by itself; pyplot, which would keep it open and show it again, does not know it."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=110)
+            return content.getvalue()
+
+    legends = [0.4] if any(title == "both" for title, _ in rows[0]) else []
+    widths = [*([1.0] * len(rows[0])), *legends]
+    figure = Picture(figsize=(2.5 * sum(widths), 3.0 * len(rows)), layout="constrained")
+    lines = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for line, row, caption, around in zip(lines, rows, captions, boxes, strict=True):
+        axes = line.subplots(1, len(widths), width_ratios=widths)
+        for axis, (title, colours) in zip(axes, row, strict=False):
+            axis.imshow(colours)
+            axis.set_title(title, fontsize=10)
+            axis.axis("off")
+            for x0, y0, x1, y1 in around if title in ("input", "overlay") else ():
+                # the pixel in column i covers [i, i + 1), and is drawn around i
+                axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.5))
+                axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="black", linewidth=0.5))
+        if legends:
+            draw_legend(axes[-1])
+        line.suptitle(drawable(caption), fontsize=10, parse_math=False)
+    return figure
