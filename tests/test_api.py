@@ -171,13 +171,13 @@ def test_a_summary_is_the_cell_s(cli: Cli, tmp_path: Path) -> None:
             entry = expected[name]
             assert got.loc[name].tolist() == [entry["mean"], *entry["ci95"], entry["n"]]
         frames.append(frame)
-    from experiments.store.reading import compared, read_result
+    from experiments.store.reading import compare, read_result
 
     folders = [next(tmp_path.glob(f"*/*/{method}*/card.yaml")).parent for method in ("center", "edges")]
     a, b = (read_result(folder) for folder in folders)
     got = suny.compare(*frames)
     for name in names:
-        entry = compared(a, b, name)
+        entry = compare(a, b, name)
         assert entry is not None
         assert got.loc[name, ["difference", "low", "high", "n", "p", "effect"]].tolist() == [
             entry["mean"], *entry["ci95"], entry["n"], entry["p"], entry["effect"]
@@ -293,12 +293,12 @@ def test_a_method_of_one_s_own() -> None:
         ({"target_layer": "relo"}, "target_layer=relo is no module of the network. Did you mean 'relu'?"),
         ({"target_layer": "fc"}, "target_layer=fc does not return a feature map"),
         ({"targets": [0]}, "targets have the shape (1,)"),
-        ({"targets": [0, 3]}, "targets: 3 is no class of this network, which has 0..2"),
-        ({"targets": [0.0, 1.0]}, "targets have the shape (2,) of torch.float32"),
+        ({"targets": [0, 3]}, "targets hold 3, and the network has 3 classes: give class indices 0..2"),
+        ({"targets": [0.0, 1.0]}, "targets are torch.float64 (0, 1): give class indices 0..2"),
         ({"ids": ["a", "a"]}, "ids: 1 different ones are given for 2 images"),
-        ({"images": torch.zeros(2, 1, 16, 16)}, "of the shape (2, 1, 16, 16)"),
-        ({"images": torch.full((2, 3, 16, 16), float("nan"))}, "images hold NaN"),
-        ({"images": np.zeros((2, 3, 16, 16))}, "images are a ndarray"),
+        ({"images": torch.zeros(2, 1, 16, 16)}, "its first convolution (conv) takes 3 channels, the images have 1"),
+        ({"images": torch.full((2, 3, 16, 16), float("nan"))}, "2 of 2 images have NaN or infinite values"),
+        ({"images": "photo.jpg"}, "images are a str"),
         ({"model": "resnet50"}, "model is a str"),
     ],
 )

@@ -22,8 +22,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("suny.explanation",),
     ("suny.interventions",),
     ("suny.method",),
+    ("suny.entry",),
     ("suny.library",),
     ("baselines", "metrics"),
+    # whoever explains and scores from Python, with any method and metric
+    ("suny.choices",),
+    ("suny.api",),
+    ("suny.scoring",),
     ("experiments.command",),
     ("experiments.store",),
     ("experiments.tables",),
@@ -33,11 +38,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("experiments.benchmark", "experiments.failures", "experiments.report", "hydra_plugins", "commands"),
 )
 # Modules that lie beside the rooms of suny and know nothing of any.
-TOOLS = {"bivariate", "configured", "errors", "later", "seeds", "threads", "torchvision_guard"}
+TOOLS = {"bivariate", "configured", "errors", "later", "plots", "seeds", "threads", "torchvision_guard"}
 
 # Importer and imported: why an import goes up, or is of a command, all the same.
 ALLOWED = {
-    ("suny", "suny.library"): "the package's front door, opened where a user asks for Suny",
+    **{
+        ("suny", f"suny.{name}"): "the package's front door: imported when a user asks for a public name"
+        for name in ("api", "choices", "library", "scoring")
+    },
 }
 
 
