@@ -12,6 +12,7 @@ The maps are those of the command line with the same method, settings, seed and 
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -41,6 +42,8 @@ _KEPT = 4
 _SHOWN = 8
 # seconds after which progress is shown
 _LONG = 2.0
+# seconds an image below which several are explained in one call
+_QUICK = 0.1
 
 _SIDES = ("saliency", "necessity", "sufficiency")
 
@@ -284,14 +287,22 @@ class Explainer:
         engine, batch = prepared.engine, prepared.images
         names = checked_ids(ids, len(batch))
         classes = prepared.classes(targets)
+        seeds = [image_seed(self.seed, name) for name in names]
         before = engine.cost
-        found = []
+        found: list[explanation.Explanation] = []
+        diagnostics: list[dict[str, Any]] = []
+        step = 1
         with torch.no_grad(), bar_over(len(batch), self.explainer.name, self.progress) as bar:
-            for image, target, name in zip(batch, classes, names, strict=True):
-                # one by one, as the command line does: the seconds and the memory of a batch are those of its images
-                one = (image[None], torch.tensor([target]), [image_seed(self.seed, name)])
-                found.append(engine.fitting(partial(self.explainer.explain, engine, *one)))
-                bar.update()
+            while len(diagnostics) < len(batch):
+                part = slice(len(diagnostics), min(len(diagnostics) + step, len(batch)))
+                several = (batch[part], torch.tensor(classes[part]), seeds[part])
+                began = time.perf_counter()
+                one = engine.fitting(partial(self.explainer.explain, engine, *several))
+                # one by one, so that progress is seen, unless a call costs more than the image; maps are the same either way
+                step = engine.batch_size if time.perf_counter() - began < _QUICK * len(batch[part]) else 1
+                found.append(one)
+                diagnostics += one.diagnostics or [{} for _ in batch[part]]
+                bar.update(len(batch[part]))
 
         def joined(what: str) -> Tensor | None:
             parts = [getattr(one, what) for one in found]
@@ -304,7 +315,7 @@ class Explainer:
             necessity=joined("necessity"),
             sufficiency=joined("sufficiency"),
             channels=joined("channels"),
-            diagnostics=[one.diagnostics[0] if one.diagnostics else {} for one in found],
+            diagnostics=diagnostics,
             images=batch,
             targets=torch.tensor(classes, device=batch.device),
             ids=names,

@@ -141,11 +141,15 @@ def _header(path: Path) -> tuple[str, str]:
 
 def _read(group: str, name: str, seed: int = 0, points: int | None = None) -> dict[str, Any]:
     """A file of a group, with what it inherits, resolved."""
-    top = OmegaConf.load(CONF / "config.yaml")
-    values = {"seed": seed, "points": top.points if points is None else points}
+    values = {"seed": seed, "points": _usual_points() if points is None else points}
     node = OmegaConf.create({**values, group: _inherited(group, name)})
     resolved: Any = OmegaConf.to_container(node, resolve=True)
     return resolved[group]
+
+
+@cache
+def _usual_points() -> int:
+    return OmegaConf.load(CONF / "config.yaml").points
 
 
 @cache

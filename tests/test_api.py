@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import math
 import re
 import runpy
 import sys
@@ -88,15 +89,17 @@ def test_metrics_cost_what_their_files_say() -> None:
         assert (spent.forwards - 1, spent.backwards) == (said.get("forward", 0), said.get("backward", 0)), name
 
 
+@pytest.mark.parametrize("quick", [0.0, math.inf])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_the_maps_of_the_command_line(name: str) -> None:
-    """Each image as a cell explains it: alone, with the seed of its id, by the composed method."""
+def test_every_method_has_the_maps_of_the_command_line(name: str, quick: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image as a cell explains it: alone, with the seed of its id, by the composed method; one by one or not."""
+    monkeypatch.setattr(api, "_QUICK", quick)
     settings = QUICK.get(name, {})
     run = read(composed([f"method={name}", "seed=3", *(f"method.{key}={value}" for key, value in settings.items())]))
-    network, images, targets = SmallNet(), noise(2, 3, 16, 16), [1, 2]
-    found = suny.explain(network, images, targets, name, "relu", seed=3, ids=["left", "right"], **settings)
+    network, images, targets, ids = SmallNet(), noise(3, 3, 16, 16), [1, 2, 0], ["left", "right", "high"]
+    found = suny.explain(network, images, targets, name, "relu", seed=3, ids=ids, **settings)
     engine = engine_for(SmallNet(), 16, "relu", batch_size=found_batch_size(network))
-    for at, image in enumerate(["left", "right"]):
+    for at, image in enumerate(ids):
         seeds = [image_seed(3, image)]
         expected = run.explainer.explain(engine, images[at : at + 1], torch.tensor(targets[at : at + 1]), seeds)
         for side in ("saliency", "necessity", "sufficiency", "channels"):
