@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ SHARED = ROOT.parent / "shared" / "data"
 WHOLE = {"cli", "command", "processes", "browser"}
 # seconds since 1970 after which no test begins any more: continuous integration has so long and no longer
 END = float(os.environ.get("TESTS_END", "inf"))
+
+
+# a property holds or not, however long a busy machine takes for an example
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -105,6 +105,21 @@ def records_of(results: Path) -> list[dict[str, float]]:
     return read_records(card.parent)
 
 
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes with the network's passes alone: a busy machine is no slower."""
+    now = [0.0]
+    counted = Engine._count
+
+    def count(self: Engine, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        counted(self, module, inputs)
+        now[0] += 0.002 + 0.001 * len(inputs[0])
+
+    monkeypatch.setattr(Engine, "_count", count)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+
+@pytest.mark.usefixtures("passing")
 def test_a_dry_run_counts_what_the_run_counts_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
     arguments = (*SHAPES, f"dataset.root={tmp_path / 'data'}", "method=scorecam", "metrics=fast", "points=5")
     results = tmp_path / "results"
@@ -185,18 +200,9 @@ def test_memory_and_age() -> None:
     assert 0 < process_age() < 86400 or not os.path.exists("/proc/self/stat")
 
 
+@pytest.mark.usefixtures("passing")
 @pytest.mark.parametrize("method", ["suny", "rise", "gradcam"])
-def test_the_estimate_is_that_of_the_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """By a clock that only passes of the network move, so that it tells what is extrapolated, and nothing of the machine."""
-    now = [0.0]
-    counted = Engine._count
-
-    def count(self: Engine, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        counted(self, module, inputs)
-        now[0] += 0.002 + 0.001 * len(inputs[0])
-
-    monkeypatch.setattr(Engine, "_count", count)
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+def test_the_estimate_is_within_a_quarter_of_the_run(cli: Cli, tmp_path: Path, method: str) -> None:
     arguments = (*SHAPES, f"dataset.root={tmp_path / 'data'}", f"results_dir={tmp_path / 'r'}", "points=25", f"method={method}")
     arguments += {"suny": ("method.k=5",), "rise": ("method.masks=500",)}.get(method, ())
     dry = cli(*arguments, "dry_run=true")

@@ -17,7 +17,7 @@ from suny.method.field import LENGTHS, NOISES, TREND, FieldExplainer, draw_coali
 from .conftest import Weighted, engine_for, noise
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 9), st.data(), st.integers(0, 2**31))
 def test_coalitions_are_blocks_and_their_complements(tiles: int, data: st.DataObject, seed: int) -> None:
     block = data.draw(st.integers(1, tiles))

@@ -41,7 +41,7 @@ def test_upright_box_follows_the_pixels(orientation: int) -> None:
     assert upright_box(Box(3, 5, 17, 12), stored.size, orientation) == bright(upright)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(w=st.integers(60, 400), h=st.integers(60, 400), data=st.data())
 def test_boxes_follow_the_view(w: int, h: int, data: st.DataObject) -> None:
     x0 = data.draw(st.integers(0, w - 20))

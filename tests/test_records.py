@@ -38,7 +38,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert read_records(tmp_path / "cell") == [record(i) for i in range(4)]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 200))
 def test_a_torn_end_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
     folder = tmp_path / str(cut)

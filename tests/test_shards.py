@@ -14,7 +14,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.utils import get_class
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.cell.cell import Cell
@@ -78,7 +78,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # the split
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 99), images=st.integers(0, 300))
 def test_shards_are_a_partition_of_even_parts(count: int, images: int) -> None:
     shards = [Shard(count=count, index=i) for i in range(count)]
