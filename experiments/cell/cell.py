@@ -7,8 +7,8 @@
     measure     every metric
     record      one line, written and synced at once
 
-What is recorded is not done again. Metrics that a recorded image lacks are measured on its stored maps; where there are none,
-it is explained again.
+A recorded image is not done again. Metrics that it lacks are measured on its stored maps; where there are none, it is explained
+again.
 """
 
 from __future__ import annotations

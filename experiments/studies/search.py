@@ -184,7 +184,7 @@ def front(variants: Sequence[Variant]) -> frozenset[str]:
 def explored(table: pd.DataFrame) -> list[list[Any]]:
     """A line per variant of the exploration, round by round, the best first.
 
-    Its entries: round, variant, forwards, n, overall, the difference to the best of its round, and its p there (Holm).
+    A line has round, variant, forwards, n, overall, the difference to the best of its round, and its p (Holm).
     """
     lines = []
     for number_of_round, tried in table.assign(overall=table["insertion"] - table["deletion"]).groupby("round"):
