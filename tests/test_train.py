@@ -29,6 +29,7 @@ from experiments.training import data as batches
 from experiments.training.loop import Epoch, best_of
 from experiments.training.recipes import Recipe
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
+from suny.classifiers.classifier import Classifier
 from suny.classifiers.efficientnet_lite0 import EfficientNetLite0
 from suny.classifiers.engine import Engine
 from suny.classifiers.head import Head, last_layer, remove_head, replace_head
@@ -555,3 +556,83 @@ def test_the_real_birds_are_told_apart(command: Cli, cli: Cli, cub: Path, tmp_pa
     ended = cli("method=center", "metrics=energy_proportion", "dataset=cub", f"dataset.root={cub}",
                 f"model.checkpoint={tmp_path / 'own.safetensors'}", f"results_dir={tmp_path / 'r'}")  # fmt: skip
     assert f"{185 - round(185 * accuracy['mean'])} wrong class" in ended.out
+
+
+# what weights imply, and folders
+
+
+def test_googlenet_runs_as_it_was_trained(
+    command: Cli, cli: Cli, birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its published weights make it transform its input, which the state dict does not say."""
+    published = torchvision.models.googlenet(weights=None, init_weights=False)
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: published.state_dict())
+    settings = ("model=googlenet", "model.resize=72", "model.crop=64")
+    ended = command(*settings, "recipe.epochs=3", "recipe.refit=false")
+    assert ended.code == 0, ended.err
+    file = tmp_path / "own.safetensors"
+    trained = read_trained(str(file))
+    assert trained is not None
+    assert trained.options == {"transform_input": True}
+    source = TorchvisionModel(name="googlenet", arch="googlenet", checkpoint=str(file)).source()
+    assert source.network.transform_input is True
+    wrong = 12 - round(12 * trained.metrics["test"]["accuracy"]["mean"])
+    ended = cli("method=center", "metrics=energy_proportion", "model=googlenet", f"model.checkpoint={file}", "dataset=cub",
+                f"dataset.root={birds}", f"results_dir={tmp_path / 'r'}")  # fmt: skip
+    assert f"{wrong} wrong class" in ended.out
+    monkeypatch.setattr(train, "tested", lambda *_: pytest.fail("trained again"))
+    assert "exists and is of another training" in only_error(
+        command(*settings, "recipe.epochs=3", "recipe.refit=false", "+model.options.transform_input=false")
+    )
+
+
+@pytest.mark.slow
+def test_a_vit_of_its_own_size_is_trained_and_runs(command: Cli, tmp_path: Path) -> None:
+    ended = command("model=vit_b_32", "model.weights=random", "model.crop=64", "model.resize=64", "recipe.epochs=1")
+    assert ended.code == 0, ended.err
+    trained = read_trained(str(tmp_path / "own.safetensors"))
+    assert trained is not None
+    assert (trained.options, trained.view.crop) == ({"image_size": 64}, 64)
+    assert trained.metrics["test"]["accuracy"]["n"] == 12
+
+
+def test_a_checkpoint_that_would_be_refused_is_told_before_training(
+    command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a checkpoint should lack, no epoch is lost."""
+    described = train.described
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained first"))
+    monkeypatch.setattr(train, "described", lambda *given: replace(described(*given), head=Head(kind="mlp")))
+    assert "is no checkpoint of resnet18" in only_error(command(*SMALL))
+    assert not [p for p in tmp_path.iterdir() if "draft" in p.name]
+
+
+def test_a_checkpoint_that_would_be_another_network_is_told_before_training(
+    command: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_draft = train.read_draft
+
+    def another(training: train.Training, draft: Path) -> Classifier:
+        classifier = read_draft(training, draft)
+        nn.init.ones_(classifier.network.get_submodule("fc").bias)
+        return classifier
+
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained first"))
+    monkeypatch.setattr(train, "read_draft", another)
+    assert "model=resnet18 would be another network when it is read" in only_error(command(*SMALL))
+
+
+def test_nothing_is_written_beside_images(command: Cli, tmp_path: Path) -> None:
+    folders(tmp_path / "data", {"cat": 5, "dog": 5})
+    before = sorted((tmp_path / "data").rglob("*"))
+    own = (*SMALL, "dataset=imagefolder", f"dataset.root={tmp_path / 'data'}")
+    for out in ("data/own.safetensors", "data/cat/own.safetensors"):
+        assert "lies in the folder of the data, into which nothing is written" in only_error(command(*own, out=out))
+    assert sorted((tmp_path / "data").rglob("*")) == before
+
+
+def test_a_flat_folder_cannot_be_trained_on(command: Cli, tmp_path: Path) -> None:
+    folders(tmp_path, {"flat": 4})
+    ended = command(*SMALL, "dataset=imagefolder", f"dataset.root={tmp_path / 'flat'}")
+    assert "the train part has 0 class(es)" in only_error(ended)
+    assert "no class folders: the photographs have no labels" in ended.err

@@ -100,11 +100,12 @@ class TorchvisionModel(Model):
         told = _told(self.arch, reference, state)
         found = list(notes)
         usual: dict[str, Any] = {}
-        if self.arch in _TRANSFORMING and "transform_input" not in said:
+        if self.arch in _TRANSFORMING:
             usual["transform_input"] = True
+        if usual and "transform_input" not in (trained.options if trained else {}) and said.get("transform_input", True):
             found.append(
                 f"model.checkpoint={file} does not say whether {self.arch} transforms its input: it does here, as with "
-                "torchvision's published weights and what is trained from them (else: model.options={transform_input: false})"
+                "torchvision's published weights and what is trained from them (else: ++model.options.transform_input=false)"
             )
         view = self._view(weights, trained, _side(self.arch, said | told))
         if not trained and _side(self.arch, told) not in (None, weights.transforms().crop_size[0]):
