@@ -166,7 +166,7 @@ def own(network: nn.Module, side: int = 28, **keys: object) -> Model:
 
 def test_on_the_command_line_what_is_no_usual_map_is_asked_for() -> None:
     with pytest.raises(
-        UserError, match=r"model\.target_layer=2 is no layer of own.*channels last\. Say model\.reshape=channels_l"
+        UserError, match=r"model\.target_layer=2 is no layer of own.*channels last\. Say model\.reshape=channels_last"
     ):
         own(two_layouts(), target_layer="2")
     asked = own(two_layouts(), target_layer="2", reshape="channels_last")
