@@ -26,7 +26,7 @@ def main() -> int:
         return EXIT_OK
     config.register_launchers()
     with tempfile.TemporaryDirectory() if sweep.is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
-        sys.argv[1:] = sweep.arguments_of(sys.argv[1:], elsewhere)
+        sys.argv[1:] = sweep.with_flags_last(sweep.arguments_of(sys.argv[1:], elsewhere))
         jobs = sweep.begin()
         compute()
     return jobs.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,10 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # of data sets, networks and methods: folders and files are named by them
 NAME = re.compile(r"\w[\w.-]*")
 
+# The packages of this project; a class that lies elsewhere is the user's own.
+_PACKAGES = ("suny", "baselines", "metrics", "experiments")
+_own_classes: dict[str, type] = {}
+
 _GROUPS = ("dataset", "model", "method", "metrics", "experiment")
 
 
@@ -60,6 +65,7 @@ class Settings:
     compile: bool = False
     workers: Annotated[int, Field(ge=0)] = 1
     dry_run: bool = False
+    debug: bool = False
 
 
 @configured
@@ -209,9 +215,20 @@ def target_class(node: Any, where: str) -> type:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    except Exception as error:
+        if module.partition(".")[0] in _PACKAGES:
+            raise
+        raise UserError(f"{where}._target_={target} cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
         raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
+    if module.partition(".")[0] not in _PACKAGES:
+        _own_classes[str(sys.modules[cls.__module__].__file__)] = cls
     return cls
+
+
+def own_classes() -> Mapping[str, type]:
+    """The classes outside this project's packages that a configuration has named, by their files."""
+    return _own_classes
 
 
 def make_target(node: Any, where: str, kind: Any) -> Any:

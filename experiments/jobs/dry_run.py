@@ -68,6 +68,7 @@ class Estimate:
         memory: peak, bytes: of the card's tensors, or of the process.
         disk: bytes that will be written.
         device: ``cpu`` or ``cuda``.
+        notes: what has to be known before it is started.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Estimate:
     memory: float
     disk: float
     device: str
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -131,7 +133,9 @@ class Estimator:
             return images, images.digest  # which reads the files, here once for all cells
 
         (images, _), loading = self._once("dataset", run.resolved["dataset"], listed)
-        classifier, building = self._once("model", run.resolved["model"], run.model.build)
+        missing = run.model.to_fetch()
+        model = replace(run.model, weights="random") if missing else run.model  # which take as long
+        classifier, building = self._once("model", run.resolved["model"], model.build)
         cell, preparing = _clocked(lambda: Cell(run, device, images, classifier))
         old = CellFolder(cell.folder).read_card()
         if old:
@@ -149,7 +153,9 @@ class Estimator:
             forget_peak(device)
             trials = _tried(cell, engine, left, known)
             fixed += engine.preparation * (1 + len(engine.others))
-        return _summed(cell, trials, len(left), fixed)
+        estimate = _summed(cell, trials, len(left), fixed)
+        fetched = [f"a run fetches the weights of {run.model.name} first: {missing}"] if missing else []
+        return replace(estimate, notes=(*fetched, *cell.label_notes))
 
     def _once(self, what: str, settings: Any, make: Callable[[], T]) -> tuple[T, float]:
         """An object and how many seconds it took to make; the last one of its kind is kept."""
@@ -313,8 +319,9 @@ def said(estimates: Sequence[Estimate], beginning: float) -> str:
     cuda = estimates[0].device == "cuda"
     threads = torch.get_num_threads()
     hours = f"{total / 3600:.3g} GPU-hours" if cuda else f"{total * threads / 3600:.3g} CPU-hours ({threads} threads)"
+    notes = "".join(f"note: {note}\n" for note in dict.fromkeys(note for e in estimates for note in e.notes))
     return (
-        f"{table(head, rows)}\n\n"
+        f"{table(head, rows)}\n\n{notes}"
         f"total: {_duration(total)} ({_duration(low)} to {_duration(high)}) one cell after the other, {hours}; "
         f"{passes:,.0f} forwards; peak memory {_bytes(max(e.memory for e in estimates))}; "
         f"disk {_bytes(sum(e.disk for e in estimates))}\n"

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.command import configuration as config
 from experiments.command import progress
-from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
+from experiments.command.options import dashed
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, diagnosis
 from experiments.store.records import read_records, writing
 from suny.errors import UserError
 
@@ -71,15 +72,21 @@ class Sweep:
     estimator: Estimator | None = None
     beginning: float = 0.0  # seconds that the program took to start, where that counts
 
-    def add(self, ended: Ended) -> None:
-        """Tells what has become of a job."""
+    def add(self, ended: Ended, name: str = "") -> None:
+        """Tells what has become of a job; a mistake that several jobs have is told once, and counted at the end.
+
+        Args:
+            ended: what has become of it.
+            name: is said with an error of its own.
+        """
         self.ended.append(ended)
         for line in ended.lines:  # many shards say the same
             if line not in self.told:
                 progress.tell(line)
         self.told.update(ended.lines)
-        if ended.error:
-            progress.tell(ended.error)
+        if ended.error and ended.error not in self.told:
+            progress.tell(f"{ended.error.rstrip()} [{name}]" if name else ended.error)
+        self.told.add(ended.error)
         if ended.estimate:
             progress.tell(f"{ended.estimate.title}: {ended.estimate.seconds:.3g} s an image")
         if isinstance(ended.cell, FinishedCell):
@@ -88,6 +95,8 @@ class Sweep:
 
             if not self.several:
                 tqdm.write(cell_table(read_result(ended.cell.folder, ended.cell.columns)))
+                for note in ended.cell.notes:
+                    tqdm.write(f"note: {note}")
                 if (ended.cell.folder / "pictures").is_dir():
                     tqdm.write(f"pictures: {ended.cell.folder / 'pictures'}")
             line = f"results: {ended.cell.folder}"  # every shard that comes last may say so
@@ -117,6 +126,8 @@ class Sweep:
             if finished:
                 cells = _read(list(finished.values()))
                 print(f"\n{sweep_table(cells)}")
+                for note in dict.fromkeys(n for e in ended if isinstance(e.cell, FinishedCell) for n in e.cell.notes):
+                    print(f"note: {note}")
                 folder = next(e.results_dir for e in ended if e.cell)
                 for text in after_sweep([cell for _, cell in cells], folder):
                     print(f"\n{text}")
@@ -125,14 +136,17 @@ class Sweep:
             for part in parts.values():
                 now = replace(part, done=len({r["image"] for r in read_records(part.folder)}))
                 progress.tell(f"incomplete: {now}; the same command continues.")
-            for name in _telling([e.overrides for e in ended], [e.overrides for e in failed]):
-                progress.tell(f"failed: {name}")
+            for line in failed_jobs(ended):
+                progress.tell(line)
         codes = [e.exit_code for e in failed]
         return EXIT_DEFECT if EXIT_DEFECT in codes else max(codes, default=EXIT_OK)
 
 
 # arguments with which Hydra shows something and runs nothing
 _SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
+# the names of failed jobs that one line lists, and the characters of an error that it repeats
+_LISTED, _QUOTED = 12, 60
 
 # Hydra gives what a job returns to nobody
 _sweep = Sweep()
@@ -165,11 +179,12 @@ def compute(cfg: DictConfig) -> Ended:
 
             ended.cell = run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
-        known = mistake(error)
+        known = diagnosis(error)
         if known is None and not several:
             raise
-        ended.error = f"error: {known}" if known else traceback.format_exc()
-        ended.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
+        shown = traceback.format_exc() if known is None or cfg.get("debug") is True else ""
+        ended.error = shown + (f"error: {known.line}" if known else "")
+        ended.exit_code = known.exit_code if known else EXIT_DEFECT
     job = progress.current_job()
     if job is None:
         _sweep.several = several
@@ -214,7 +229,7 @@ def gather(
                         if isinstance(what, str)
                         else what.return_value
                     )
-                    _sweep.add(replace(ended, error=f"{ended.error.rstrip()} [{names[at]}]") if ended.error else ended)
+                    _sweep.add(ended, names[at])
                     bar.ended(at)
                 bar.refresh()
     except KeyboardInterrupt:
@@ -226,6 +241,34 @@ def gather(
         with suppress(OSError):  # logs of jobs that failed stay
             files.rmdir()
     return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+
+
+def with_flags_last(given: Sequence[str]) -> list[str]:
+    """The command line with Hydra's flags, and their values, behind all keys: Hydra reads keys in one piece only.
+
+    Raises:
+        UserError: a flag that Hydra does not have; keys have no dashes.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    known = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+    keys: list[str] = []
+    flags: list[str] = []
+    left = list(given)
+    while left:
+        argument = left.pop(0)
+        action = known.get(argument.partition("=")[0])
+        if not argument.startswith("-"):
+            keys.append(argument)
+        elif action is None:
+            raise dashed(argument, left, known)
+        else:
+            flags.append(argument)
+            # a flag with a choice of values may stand alone
+            takes = action.nargs is None or (action.nargs == "?" and left[:1] and left[0] in (action.choices or ()))
+            if takes and "=" not in argument and left:
+                flags.append(left.pop(0))
+    return [*keys, *flags]
 
 
 def is_dry(arguments: Sequence[str]) -> bool:
@@ -280,6 +323,28 @@ def _read(finished: Sequence[Ended]) -> list[tuple[str, Result]]:
         cells.append((row, without_records(result, compared_numbers(result))))
     places = [(row, r.dataset, r.model) for row, r in cells]
     return [(f"{row} {r.digest}" if places.count(p) > 1 else row, r) for (row, r), p in zip(cells, places, strict=True)]
+
+
+def failed_jobs(jobs: Sequence[Ended]) -> list[str]:
+    """Which jobs failed: a line for each error that several of them share, and one for all others."""
+    places: dict[str, list[int]] = {}
+    for at, job in enumerate(jobs):
+        if job.error:
+            places.setdefault(job.error, []).append(at)
+    names = _telling([j.overrides for j in jobs], [j.overrides for j in jobs])
+    lines = []
+    for error, shared in places.items():
+        if len(shared) > 1:
+            which = "" if len(shared) == len(jobs) else f": {_listed([names[at] for at in shared])}"
+            what = f" ({error.splitlines()[-1].removeprefix('error: ')[:_QUOTED]} ...)" if len(places) > 1 else ""
+            lines.append(f"failed: {len(shared)} of {len(jobs)} jobs by the same mistake{what}{which}")
+    alone = [names[shared[0]] for shared in places.values() if len(shared) == 1]
+    return [*lines, f"failed: {_listed(alone)}"] if alone else lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return "; ".join(names[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _telling(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:
