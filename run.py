@@ -14,7 +14,7 @@ import hydra
 from experiments.command import configuration as config
 from experiments.command.program import EXIT_OK, guarded
 from experiments.jobs import sweep
-from experiments.jobs.arguments import arguments_of, is_dry
+from experiments.jobs.arguments import arguments_of, is_dry, with_flags_last
 
 compute = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(sweep.compute)
 
@@ -27,7 +27,7 @@ def main() -> int:
         return EXIT_OK
     config.register_launchers()
     with tempfile.TemporaryDirectory() if is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
-        sys.argv[1:] = arguments_of(sys.argv[1:], elsewhere)
+        sys.argv[1:] = with_flags_last(arguments_of(sys.argv[1:], elsewhere))
         jobs = sweep.begin()
         compute()
     return jobs.close()

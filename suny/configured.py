@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -18,8 +19,11 @@ from suny.errors import UserError, nearest
 
 T = TypeVar("T")
 
-# The packages whose classes are known by their names alone.
+# The packages of this project: their classes are known by their names alone, and a class that lies elsewhere is the user's own.
 _PACKAGES = ("suny", "baselines", "metrics", "experiments")
+
+# The user's own classes that a configuration has named, by their files.
+_own_classes: dict[str, type] = {}
 
 # A seed of random numbers is one that both numpy and torch take.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
@@ -38,8 +42,12 @@ def registered(cls: type) -> str:
     A class of this project is known by its own name, any other one by its import path; an attribute ``registered`` of the
     class says otherwise.
     """
-    own = cls.__name__ if cls.__module__.partition(".")[0] in _PACKAGES else f"{cls.__module__}.{cls.__qualname__}"
+    own = cls.__name__ if _is_ours(cls.__module__) else f"{cls.__module__}.{cls.__qualname__}"
     return getattr(cls, "registered", own)
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in _PACKAGES
 
 
 def target_class(node: Any, where: str) -> type:
@@ -52,9 +60,20 @@ def target_class(node: Any, where: str) -> type:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
+    except Exception as error:
+        if _is_ours(module):
+            raise
+        raise UserError(f"{where}._target_={target} cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
         raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
+    if not _is_ours(module):
+        _own_classes[str(sys.modules[cls.__module__].__file__)] = cls
     return cls
+
+
+def own_classes() -> Mapping[str, type]:
+    """The classes outside this project's packages that a configuration has named, by their files."""
+    return _own_classes
 
 
 def make_target(node: Any, where: str, kind: Any) -> Any:

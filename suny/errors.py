@@ -17,7 +17,7 @@ class UserError(Exception):
         super().__init__(" ".join(text.split()))
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
     """``Did you mean 'x'? `` for the nearest of the valid names, or nothing where none is near."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=cutoff)
     return f"Did you mean '{close[0]}'? " if close else ""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,8 @@ from PIL import Image
 from experiments import explain
 from experiments.command.configuration import CONF, read
 from experiments.command.program import composed, guarded
+from experiments.jobs.arguments import with_flags_last
+from experiments.jobs.sweep import JobEnding, failed_jobs
 from experiments.store.records import CellFolder, read_records
 from metrics.base import Metric
 from metrics.statistics import mean_interval
@@ -315,7 +320,11 @@ MISTAKES = {
     "precision=float16": "precision=float16 should be 'float32' or 'bf16'. Did you mean 'float32'?",
     "device=gpu": "device=gpu should be 'auto', 'cpu' or 'cuda'",
     "dataset=ilsvrc": "dataset=ilsvrc is unknown. Did you mean 'ilsvrc2012'?",
-    "dataset=cub": "dataset 'cub' needs its folder",
+    "dataset=cub": "dataset 'cub' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA. It holds "
+    "CUB_200_2011/images.txt with the other lists and images/ beside it, or these themselves. The data set comes from "
+    "CUB_200_2011.tgz of Caltech's vision lab",
+    "dataset=ilsvrc2012": "The data set comes from image-net.org, or from Kaggle",
+    "dataset=imagefolder": "SUNY_DATA. It holds <class folder>/<image>.jpg, or <image>.jpg without class folders.",
     "dataset=ilsvrc2012 dataset.root=/nowhere": "dataset.root=/nowhere is not a folder",
     "dataset=ilsvrc2012 dataset.root=/proc/self/fd": "looked for Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG",
     "dataset.limit=0": "dataset.limit is 0",
@@ -436,8 +445,9 @@ def test_a_file_name_that_is_no_text(cli: Cli, tmp_path: Path) -> None:
 def test_a_mistake_in_one_cell_of_a_sweep_leaves_the_others(cli: Cli, tmp_path: Path) -> None:
     ended = cli("-m", *FAST, "dataset.limit=1,0", "method=center,random", f"results_dir={tmp_path}")
     assert ended.code == 2
-    assert ended.err.count("error: dataset.limit is 0") == 2
-    assert "failed: " in ended.err
+    assert ended.err.count("error: dataset.limit is 0") == 1
+    failed = "failed: 2 of 4 jobs by the same mistake: method=center, dataset.limit=0; method=random, dataset.limit=0"
+    assert failed in ended.err.splitlines()
     assert len(list(tmp_path.glob("*/*/*/summary.json"))) == 2
     assert "| random" in ended.out
 
@@ -584,3 +594,167 @@ def test_published_numbers_are_whole() -> None:
     table = pd.read_csv(ROOT / "results" / "published.csv")
     assert len(table) == 288
     assert not table.isna().any().any()
+
+
+# mistakes that several cells share
+
+
+def test_a_mistake_of_all_cells_is_told_once(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("-m", "experiment=table1", f"results_dir={tmp_path}")
+    assert ended.code == 2
+    error, count = ended.err.splitlines()
+    assert error.startswith("error: dataset 'ilsvrc2012' needs its folder: ")
+    assert count == "failed: 36 of 36 jobs by the same mistake"
+
+
+def test_several_mistakes_are_told_once_each(cli: Cli, tmp_path: Path) -> None:
+    layers = "model.target_layer=_swish,absent,missing"
+    ended = cli("-m", *FAST, "dataset.limit=1", layers, "seed=0,1", f"results_dir={tmp_path}")
+    assert ended.code == 2
+    lines = [line for line in ended.err.splitlines() if line.startswith(("error: ", "failed: "))]
+    assert [re.sub(r"(_layer=\w+ is no layer).*", r"\1", line) for line in lines[:2]] == [
+        "error: model.target_layer=absent is no layer",
+        "error: model.target_layer=missing is no layer",
+    ]
+    assert len(lines) == 4
+    for line, name in zip(lines[2:], ("absent", "missing"), strict=True):
+        assert line.startswith(f"failed: 2 of 6 jobs by the same mistake (model.target_layer={name} is no layer")
+        assert line.endswith(f"...): model.target_layer={name}, seed=0; model.target_layer={name}, seed=1")
+
+
+def test_many_failed_jobs_are_one_line() -> None:
+    jobs = [JobEnding((f"seed={at}", "method=center"), error=f"error: {at}" if at else "") for at in range(20)]
+    (line,) = failed_jobs(jobs)
+    assert line == f"failed: {'; '.join(f'seed={at}' for at in range(1, 13))}; and 7 more"
+
+
+# what a class of the user's own raises
+
+OWN = """
+from suny.configured import configured
+
+@configured
+class Broken:
+    name: str = "broken"
+    where: str = "explain"
+
+    def __post_init__(self):
+        if self.where == "setting":
+            raise KeyError("at once")
+
+    def explain(self, engine, images, targets, seeds):
+        if self.where == "below":
+            return engine.probabilities(images.sum())
+        return helper()
+
+def helper():
+    return 1 / 0
+"""
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    (tmp_path / "own_method.py").write_text(OWN)
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "broken.yaml").write_text("_target_: own_method.Broken\nname: broken\nwhere: explain\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_method", raising=False)
+    given = ("--config-dir", str(tmp_path / "conf"), "method=broken", "metrics=[deletion]", "points=3", "dataset.limit=1")
+    return (*given, f"results_dir={tmp_path / 'r'}")
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "said"),
+    [
+        ("explain", 19, "ZeroDivisionError: division by zero"),
+        ("setting", 11, "KeyError: 'at once'"),
+        ("below", 15, "TypeError: "),
+    ],
+)
+def test_what_an_own_class_raises_is_one_line(
+    cli: Cli, tmp_path: Path, own_method: tuple[str, ...], where: str, line: int, said: str
+) -> None:
+    ended = cli(*own_method, f"method.where={where}")
+    assert ended.code == 1
+    (error,) = [text for text in ended.err.splitlines() if text and not text.startswith("note: ") and "img" not in text]
+    assert error.startswith(f"error: class Broken ({tmp_path / 'own_method.py'}, line {line}): ")
+    assert said in error
+    assert error.endswith("; debug=true shows the traceback.")
+    traced = cli(*own_method, f"method.where={where}", "debug=true")
+    assert traced.code == 1
+    assert "Traceback (most recent call last)" in traced.err
+    assert error in traced.err
+
+
+def test_an_own_file_that_cannot_be_imported_is_one_line(cli: Cli, tmp_path: Path, own_method: tuple[str, ...]) -> None:
+    (tmp_path / "own_method.py").write_text("class Broken:\n    def explain(\n")
+    said = only_error(cli(*own_method))
+    assert said.startswith("method._target_=own_method.Broken cannot be imported: SyntaxError: ")
+    assert "own_method.py, line 2" in said
+
+
+def test_debug_is_no_part_of_a_cell(cli: Cli, tmp_path: Path) -> None:
+    for debug in ("true", "false"):
+        assert cli(*FAST, "dataset.limit=1", f"debug={debug}", f"results_dir={tmp_path}").code == 0
+    the_cell(tmp_path)
+
+
+# flags
+
+
+def test_flags_may_stand_anywhere(cli: Cli, tmp_path: Path) -> None:
+    arguments = ("method=center", "-m", "seed=0,1", "metrics=[deletion]", "points=3", "dataset.limit=1")
+    ended = cli(*arguments, f"results_dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert len(list(tmp_path.glob("*/*/*/summary.json"))) == 2
+    shown = cli("method=center", "--cfg", "job", "seed=7")
+    assert shown.code == 0
+    assert "seed: 7" in shown.out.splitlines()
+    assert "name: center" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a=1", "-m", "b=1,2"], ["a=1", "b=1,2", "-m"]),
+        (["-cd", "folder", "a=1", "--cfg=job", "b=2"], ["a=1", "b=2", "-cd", "folder", "--cfg=job"]),
+        (["--info", "a=1"], ["a=1", "--info"]),
+        (["--info", "defaults", "a=1"], ["a=1", "--info", "defaults"]),
+    ],
+)
+def test_flags_go_last_with_their_values(given: list[str], expected: list[str]) -> None:
+    assert with_flags_last(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--method gradcam", "--method is no flag. Keys have no dashes: write method=gradcam."),
+        ("--method=gradcam", "--method is no flag. Keys have no dashes: write method=gradcam."),
+        ("seed=1 --dry-run", "--dry-run is no flag. Keys have no dashes: write dry_run=VALUE."),
+        ("--multirn seed=1", "--multirn is no flag. Did you mean '--multirun'? Keys have no dashes: write multirn=VALUE."),
+    ],
+)
+def test_a_key_with_dashes_is_one_line(cli: Cli, given: str, said: str) -> None:
+    assert only_error(cli(*given.split())) == said
+
+
+# bars
+
+
+def test_bars_are_for_terminals() -> None:
+    """Lines appear in any case."""
+    program = "import experiments; from tqdm import tqdm; [tqdm.write('a line') for _ in tqdm(range(2), desc='a bar')]"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TQDM")}
+    keys: dict[str, Any] = {"env": environment, "cwd": ROOT, "text": True, "check": True}
+    plain = subprocess.run([sys.executable, "-c", program], capture_output=True, **keys)
+    assert (plain.stdout, plain.stderr) == ("a line\na line\n", "")
+    keys_with_bars = keys | {"env": environment | {"TQDM_DISABLE": ""}}
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, **keys_with_bars)
+    assert "a bar: 100%" in asked.stderr
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=theirs, **keys)
+    assert b"a bar: 100%" in os.read(ours, 65536)
+    os.close(theirs)
+    os.close(ours)

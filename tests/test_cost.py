@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from baselines.rise import Rise
@@ -21,7 +22,7 @@ from metrics.base import Case
 from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine
 
-from .conftest import Cli, SmallNet, noise, only_error
+from .conftest import Cli, SmallNet, noise, only_error, small_birds
 
 SHAPES = ("dataset=causal_shapes", "dataset.count=6", "dataset.size=64")
 
@@ -211,3 +212,40 @@ def test_the_estimate_is_within_a_quarter_of_the_run(cli: Cli, tmp_path: Path, m
     assert cli(*arguments).code == 0
     taken = [r["seconds"] for r in records_of(tmp_path / "r")]
     assert estimated == pytest.approx(sum(taken) / len(taken), rel=0.25)
+
+
+def test_a_dry_run_needs_no_weights(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random ones take as long; what has to be fetched is said, once for all cells of the network."""
+
+    def fetched(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run downloads nothing")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetched)
+    arguments = ("-m", "model=squeezenet1_1", "method=center,random", "metrics=[deletion]", "points=3", "dataset.limit=1")
+    ended = cli(*arguments, f"results_dir={tmp_path / 'r'}", "dry_run=true")
+    assert ended.code == 0, ended.err
+    assert "demo/squeezenet1_1/random" in ended.out
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    file = weights.url.rsplit("/", 1)[1]
+    said_ = f"note: a run fetches the weights of squeezenet1_1 first: {file} (5 MB) from {weights.url}"
+    assert ended.out.splitlines().count(said_) == 1
+    assert not (tmp_path / "r").exists()
+    refused = only_error(cli(*arguments[1:2], "method=center", "model.num_classes=7", "dry_run=true"))
+    assert refused.startswith("model.num_classes=7: the published weights of squeezenet1_1 have 1000 classes")
+
+
+def test_a_network_of_other_classes_is_said_beside_the_table_and_in_a_dry_run(cli: Cli, tmp_path: Path) -> None:
+    birds = small_birds(tmp_path)
+    arguments = ("dataset=cub", f"dataset.root={birds}", "metrics=[deletion]", "points=3", "dataset.limit=1",
+                 f"results_dir={tmp_path / 'r'}")  # fmt: skip
+    note = (
+        "note: cub has 200 classes, efficientnet_lite0 has 1000 outputs: the wrong-class count means nothing unless the "
+        f"network was trained on these classes (python -m experiments.train dataset=cub dataset.root={birds} "
+        "model=efficientnet_lite0 trains one)"
+    )
+    for given in (("method=center",), ("-m", "method=center,random")):
+        for dry in ((), ("dry_run=true",)):
+            ended = cli(*given, *arguments, *dry)
+            assert ended.code == 0, ended.err
+            assert ended.out.splitlines().count(note) == 1, (given, dry, ended.out)

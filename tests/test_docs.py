@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.command import configuration as config
 from experiments.command.configuration import CONF
 from experiments.command.program import composed
+from suny.configured import target_class
 
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -444,7 +445,7 @@ def own_nodes(group: str, name: str) -> dict[str, dict[str, Any]]:
     """Those that are no preset: they have the name that their class has by default."""
     own = {}
     for key, settings in nodes_of(group, name).items():
-        cls = config.target_class(settings, key)
+        cls = target_class(settings, key)
         if _defaults(cls).get("name", getattr(cls, "name", key)) in (key, None):
             own[key] = settings
     return own
@@ -470,9 +471,9 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_in_conf_are_those_of_the_class() -> None:
     wrong, compared, named = [], set(), set()
     for group, name in GROUPS:
-        named |= {config.target_class(s, name).__name__ for s in nodes_of(group, name).values()}
+        named |= {target_class(s, name).__name__ for s in nodes_of(group, name).values()}
         for key, settings in own_nodes(group, name).items():
-            cls = config.target_class(settings, key)
+            cls = target_class(settings, key)
             compared.add(cls.__name__)
             for setting, default in _defaults(cls).items():
                 if settings.get(setting, default) != default and (cls.__name__, setting) not in OTHERWISE:

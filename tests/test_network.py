@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -349,8 +350,6 @@ def test_an_unknown_layer_lists_the_valid_ones() -> None:
 
 
 def test_published_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from urllib.error import URLError
-
     def offline(*_: object, **__: object) -> None:
         raise URLError("no network")
 
@@ -359,6 +358,38 @@ def test_published_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError, match=r"fetch https://.*/resnet18-\w+\.pth and put it into .*checkpoints"):
         torchvision_model(weights="pretrained").build()
+
+
+def test_weights_that_cannot_be_had_are_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once for each file; one that has been put into its place meanwhile is found."""
+    tried: list[str] = []
+
+    def offline(url: str, *_: object, **__: object) -> None:
+        tried.append(url)
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    model = torchvision_model(weights="pretrained")
+    said = []
+    for _ in range(2):
+        with pytest.raises(UserError, match="model=efficientnet_lite0 needs no download") as error:
+            model.build()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    weights = torchvision.models.ResNet18_Weights.DEFAULT
+    assert tried == [weights.url]
+    name = weights.url.rsplit("/", 1)[1]
+    assert model.to_fetch() == f"{name} (45 MB) from {weights.url}"
+    with pytest.raises(UserError, match="could not be had"):
+        torchvision_model(name="alexnet", arch="alexnet", weights="pretrained").build()
+    assert len(tried) == 2
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / name)
+    assert model.to_fetch() is None
+    assert weights_digest(model.build().network) == weights_digest(network)
+    for other in ({"weights": "random"}, {"checkpoint": "own.pth"}):
+        assert torchvision_model(**{"weights": "pretrained", "name": "alexnet", "arch": "alexnet"} | other).to_fetch() is None
 
 
 def test_published_weights_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class Cell:
         samples: all images of the cell, with labels that can be compared with predictions.
         metrics: those that can be measured, by name.
         notes: what the user should know, one line each.
+        label_notes: those of them that say what labels can be compared with.
         card: the card of the cell, with these metrics as its columns.
         keys: the keys of the metrics' columns in records.
         folder: the cell's folder.
@@ -104,10 +105,10 @@ class Cell:
         if not classifier.class_names and len(images.class_names) == classifier.num_classes:
             classifier = replace(classifier, class_names=images.class_names)
         self.run, self.device, self.classifier = run, device, classifier
-        self.samples, label_notes = with_comparable_labels(run, images, classifier)
+        self.samples, self.label_notes = with_comparable_labels(run, images, classifier)
         self.metrics, skipped = _measurable(run, images)
         skips = [f"{name} is skipped: {why}" for name, why in skipped.items()]
-        self.notes = (*images.notes, *classifier.notes, *label_notes, *skips)
+        self.notes = (*images.notes, *classifier.notes, *self.label_notes, *skips)
         self.card, self.keys = with_columns(make_card(run, images, classifier, device), self.metrics)
         place = Path(run.settings.results_dir).expanduser() / run.dataset.name / run.model.name
         self.folder = place / f"{run.explainer.name}-{self.card['hash'][:8]}"
@@ -181,7 +182,7 @@ class Cell:
                 complete = [folder.records[image] for image in order]
                 if folder.read_summary(digest_of(complete)) is None:
                     folder.write_summary(summary_of(self.card, complete))
-        return FinishedCell(self.folder, self.keys)
+        return FinishedCell(self.folder, self.keys, self.label_notes)
 
     def _record_all(self, engine: Engine, folder: CellFolder, samples: Sequence[Sample], count: int) -> None:
         """Records the images that are not recorded yet.

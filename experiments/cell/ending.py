@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ class FinishedCell:
     Args:
         folder: the cell's folder.
         columns: for each metric that was asked for, the key of its column.
+        notes: what has to be known of its numbers, and is said beside them.
     """
 
     folder: Path
     columns: Mapping[str, str]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

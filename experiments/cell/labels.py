@@ -68,7 +68,8 @@ def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tupl
     if images.label_space == "folders" and not same_count:
         if run.settings.target == "label":
             raise UserError(f"target=label: {other}; use target=predicted, or a network with as many classes.")
-        return tuple(replace(s, label=None) for s in samples), f"{other}: labels are not compared with predictions"
+        note = f"{other}: labels are not compared with predictions{_training(run)}"
+        return tuple(replace(s, label=None) for s in samples), note
     if run.settings.target == "label" and images.label_space != classifier.label_space and not same_count:
         raise UserError(f"target=label: {other}, so labels are not its classes; use target=predicted, or its own network.")
     if run.settings.target == "label" and any(s.label is None for s in samples):
@@ -80,5 +81,15 @@ def _labelled(run: Run, images: ImageList, classifier: Classifier) -> tuple[tupl
             "first): use a network (model.checkpoint=FILE, model.num_classes=K) made for this data set."
         )
     if images.label_space != classifier.label_space and not same_count:
-        return samples, f"{other}: the wrong-class count means nothing unless the network was trained on these classes"
+        note = f"{other}: the wrong-class count means nothing unless the network was trained on these classes{_training(run)}"
+        return samples, note
     return samples, None
+
+
+def _training(run: Run) -> str:
+    """The command that trains a network on the classes of a data set, where there is one for it."""
+    dataset, model = run.dataset, run.model
+    if dataset.name not in ("cub", "imagefolder"):
+        return ""
+    keys = f"dataset={dataset.name} dataset.root={dataset.root} model={model.name}"
+    return f" (python -m experiments.train {keys} trains one)"

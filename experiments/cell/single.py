@@ -68,7 +68,7 @@ class ClassifiedFile:
             one.explainer.name: with_empty_flag(
                 one.explainer.explain(self.engine, self.pixels[None], torch.tensor([self.target]), [seed])
             )
-            for one in tqdm(runs, unit="method", disable=len(runs) == 1)
+            for one in (tqdm(runs, unit="method") if len(runs) > 1 else runs)
         }
 
     def arrays(self, explanations: Mapping[str, Explanation]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Settings:
     compile: bool = False
     workers: Annotated[int, Field(ge=0)] = 1
     dry_run: bool = False
+    debug: bool = False
 
 
 @configured

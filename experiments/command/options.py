@@ -15,7 +15,7 @@ a mistake follows from the type (``seconds=0: give a number above 0.``), or from
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -44,8 +44,10 @@ def parse(cls: type[T], arguments: Sequence[str]) -> T:
     """
     fields = _fields(cls)
     given: dict[str, str] = {}
-    for argument in arguments:
+    for at, argument in enumerate(arguments):
         key, sign, value = argument.partition("=")
+        if argument.startswith("-"):
+            raise dashed(argument, arguments[at + 1 :])
         if key not in fields:
             raise UserError(f"unknown key {key}. {nearest(key, fields)}Valid: {', '.join(fields)}.")
         if not sign:
@@ -65,6 +67,22 @@ def split(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     keys = _fields(cls)
     own = [a for a in arguments if a.partition("=")[0] in keys]
     return own, [a for a in arguments if a not in own]
+
+
+def dashed(argument: str, following: Sequence[str], flags: Iterable[str] = ()) -> UserError:
+    """The error for a key with dashes (``--method gradcam``): how it is written here.
+
+    Args:
+        argument: the key.
+        following: the arguments after it.
+        flags: those that there are.
+    """
+    name, _, value = argument.partition("=")
+    key = name.lstrip("-").replace("-", "_")
+    if not value:
+        value = following[0] if following and "=" not in following[0] and following[0][:1] != "-" else "VALUE"
+    close = nearest(name, flags, cutoff=0.8) if name.startswith("--") else ""
+    return UserError(f"{name} is no flag. {close}Keys have no dashes: write {key or 'KEY'}={value}.")
 
 
 def wants_help(arguments: Sequence[str]) -> bool:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from traceback import walk_tb
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.command.configuration import CONF, dotted_keys, explain_hydra, register_on_request, register_torchvision
+from experiments.command.configuration import (
+    CONF,
+    dotted_keys,
+    explain_hydra,
+    register_on_request,
+    register_torchvision,
+)
+from suny.configured import own_classes
 from suny.errors import UserError, nearest
 
 # A full disk raises these errors, which name no file.
@@ -36,11 +46,48 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except Exception as error:
-        told = mistake(error, configuration)
-        if told is None:
+        known = diagnosis(error, configuration)
+        if known is None:
             raise
-        complain(told)
-        return EXIT_MISTAKE
+        if "debug=true" in sys.argv[1:]:
+            traceback.print_exc()
+        complain(known.line)
+        return known.exit_code
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """An exception as one line, and the exit code that belongs to it."""
+
+    line: str
+    exit_code: int
+
+
+def diagnosis(error: Exception, configuration: str = "config") -> Diagnosis | None:
+    """Tells the user's mistake behind an exception, or the place in the user's own class that raised it; None where the
+    exception is a defect of this project."""
+    if said := mistake(error, configuration):
+        return Diagnosis(str(said), EXIT_MISTAKE)
+    if theirs := in_own_class(error):
+        return Diagnosis(theirs, EXIT_DEFECT)
+    return None
+
+
+def in_own_class(error: Exception) -> str | None:
+    """Tells which class outside this project's packages raised an exception, or called what did: the class, the file and the
+    line; None where no such class that a configuration names is involved."""
+    classes = own_classes()
+    frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code.co_filename in classes]
+    if not frames:
+        return None
+    (first, _), (last, line) = frames[0], frames[-1]
+    made = type(first.f_locals.get("self"))
+    cls = made if made.__module__ == classes[first.f_code.co_filename].__module__ else classes[first.f_code.co_filename]
+    text = " ".join(str(error).split())
+    return (
+        f"class {cls.__qualname__} ({last.f_code.co_filename}, line {line}): {type(error).__name__}: {text[:300]}; "
+        "debug=true shows the traceback."
+    )
 
 
 def mistake(error: Exception, configuration: str = "config") -> UserError | None:
@@ -77,7 +124,7 @@ def pairs(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, st
     return keys
 
 
-def complain(error: UserError) -> None:
+def complain(error: UserError | str) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 

@@ -64,7 +64,8 @@ class ProgressBar:
 
     def __init__(self, title: str, done: int, total: int) -> None:
         self._state = [done, done, total]
-        self._bar: Any = tqdm(total=total, initial=done, desc=title, unit="img", smoothing=0, disable=_job is not None)
+        hidden = {} if _job is None else {"disable": True}
+        self._bar: Any = tqdm(total=total, initial=done, desc=title, unit="img", smoothing=0, **hidden)
         self._reported = 0.0
         self._report()
 

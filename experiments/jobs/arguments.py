@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hydra._internal.utils import get_args_parser
+
+from experiments.command.options import dashed
 from suny.errors import UserError
 
 # With these arguments Hydra shows something and runs nothing.
@@ -42,6 +45,32 @@ def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
         rest.insert(0, "-m")
     return [*rest, f"shard.count={count}", f"shard.index=range({count})"] if count > 1 else rest
+
+
+def with_flags_last(given: Sequence[str]) -> list[str]:
+    """The command line with Hydra's flags, and their values, behind all keys: Hydra reads keys in one piece only.
+
+    Raises:
+        UserError: a flag that Hydra does not have; keys have no dashes.
+    """
+    known = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+    keys: list[str] = []
+    flags: list[str] = []
+    left = list(given)
+    while left:
+        argument = left.pop(0)
+        action = known.get(argument.partition("=")[0])
+        if not argument.startswith("-"):
+            keys.append(argument)
+        elif action is None:
+            raise dashed(argument, left, known)
+        else:
+            flags.append(argument)
+            # a flag with a choice of values may stand alone
+            takes = action.nargs is None or (action.nargs == "?" and left[:1] and left[0] in (action.choices or ()))
+            if takes and "=" not in argument and left:
+                flags.append(left.pop(0))
+    return [*keys, *flags]
 
 
 def distinguish(all_jobs: Sequence[tuple[str, ...]], jobs: Sequence[tuple[str, ...]]) -> list[str]:

@@ -95,7 +95,9 @@ class Estimator:
             return images, images.digest  # which reads the files, here once for all cells
 
         (images, _), loading = self._once("dataset", run.resolved["dataset"], listed)
-        classifier, building = self._once("model", run.resolved["model"], run.model.build)
+        missing = run.model.to_fetch()
+        model = replace(run.model, weights="random") if missing else run.model  # which takes as long
+        classifier, building = self._once("model", run.resolved["model"], model.build)
         cell, preparing = _time(lambda: Cell(run, device, images, classifier))
         old = CellFolder(cell.folder).read_card()
         if old:
@@ -113,7 +115,9 @@ class Estimator:
             forget_peak(device)
             trials = _try_images(cell, engine, left, known)
             fixed += engine.preparation * (1 + len(engine.others))
-        return _sum_up(cell, trials, len(left), fixed)
+        estimate = _sum_up(cell, trials, len(left), fixed)
+        fetched = [f"a run fetches the weights of {run.model.name} first: {missing}"] if missing else []
+        return replace(estimate, notes=(*fetched, *cell.label_notes))
 
     def _once(self, kind: str, settings: Any, make: Callable[[], T]) -> tuple[T, float]:
         """Makes an object and times it, unless the last one of its kind had the same settings, which is then returned again."""

@@ -26,6 +26,7 @@ class Estimate:
         disk: bytes that will be written.
         device: ``cpu`` or ``cuda``.
         threads: threads of the CPU that the network uses.
+        notes: what the user should know before the cell is started, one line each.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Estimate:
     disk: float
     device: str
     threads: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -95,8 +97,9 @@ def estimates_text(estimates: Sequence[Estimate], beginning: float, tried: int) 
     cuda = estimates[0].device == "cuda"
     threads = estimates[0].threads
     hours = f"{total / 3600:.3g} GPU-hours" if cuda else f"{total * threads / 3600:.3g} CPU-hours ({threads} threads)"
+    notes = "".join(f"note: {note}\n" for note in dict.fromkeys(note for e in estimates for note in e.notes))
     return (
-        f"{table(head, rows)}\n\n"
+        f"{table(head, rows)}\n\n{notes}"
         f"total: {_duration(total)} ({_duration(low)} to {_duration(high)}) one cell after the other, {hours}; "
         f"{passes:,.0f} forwards; peak memory {_bytes(max(e.memory for e in estimates))}; "
         f"disk {_bytes(sum(e.disk for e in estimates))}\n"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.command import configuration as config
 from experiments.command import progress
-from experiments.command.program import EXIT_DEFECT, EXIT_MISTAKE, EXIT_OK, mistake
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, diagnosis
 from experiments.jobs.arguments import distinguish
 from experiments.jobs.estimate import Estimate
 from experiments.store.records import read_records, writing
@@ -79,15 +79,21 @@ class Sweep:
     told: set[str] = field(default_factory=set)
     estimator: work.Estimator | None = None
 
-    def add(self, ending: JobEnding) -> None:
-        """Tells how a job ended."""
+    def add(self, ending: JobEnding, name: str = "") -> None:
+        """Tells how a job ended; a mistake that several jobs share is told once, and counted at the end.
+
+        Args:
+            ending: that of the job.
+            name: the job's, which is told with an error of it.
+        """
         self.endings.append(ending)
         for line in ending.lines:  # many shards tell the same
             if line not in self.told:
                 progress.tell(line)
         self.told.update(ending.lines)
-        if ending.error:
-            progress.tell(ending.error)
+        if ending.error and ending.error not in self.told:
+            progress.tell(f"{ending.error.rstrip()} [{name}]" if name else ending.error)
+        self.told.add(ending.error)
         if ending.estimate:
             progress.tell(f"{ending.estimate.title}: {ending.estimate.seconds:.3g} s per image")
         if isinstance(ending.cell, FinishedCell):
@@ -128,9 +134,12 @@ class Sweep:
         for cell in begun.values():
             now = replace(cell, done=len({r["image"] for r in read_records(cell.folder)}))
             progress.tell(f"incomplete: {now}; the same command continues.")
-        for name in distinguish([e.overrides for e in endings], [e.overrides for e in endings if e.error]):
-            progress.tell(f"failed: {name}")
+        for line in failed_jobs(endings):
+            progress.tell(line)
 
+
+# The names of failed jobs that one line lists, and the characters of an error that it repeats.
+_LISTED, _QUOTED = 12, 60
 
 # Hydra hands what a job returns to nobody, so that the endings are gathered here.
 _sweep = Sweep()
@@ -157,11 +166,12 @@ def compute(cfg: DictConfig) -> JobEnding:
         else:
             ending.cell = work.run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
-        known = mistake(error)
+        known = diagnosis(error)
         if known is None and not several:
             raise
-        ending.error = f"error: {known}" if known else traceback.format_exc()
-        ending.exit_code = EXIT_MISTAKE if known else EXIT_DEFECT
+        shown = traceback.format_exc() if known is None or cfg.get("debug") is True else ""
+        ending.error = shown + (f"error: {known.line}" if known else "")
+        ending.exit_code = known.exit_code if known else EXIT_DEFECT
     job = progress.current_job()
     if job is None:
         _sweep.several = several
@@ -206,7 +216,7 @@ def gather(
                         if isinstance(returned, str)
                         else returned.return_value
                     )
-                    _sweep.add(replace(ending, error=f"{ending.error.rstrip()} [{names[at]}]") if ending.error else ending)
+                    _sweep.add(ending, names[at])
                     bar.end(at)
                 bar.refresh()
     except KeyboardInterrupt:
@@ -218,3 +228,26 @@ def gather(
         with suppress(OSError):  # logs of jobs that failed stay
             files.rmdir()
     return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+
+
+def failed_jobs(endings: Sequence[JobEnding]) -> list[str]:
+    """Tells which jobs failed: a line for each error that several of them share, and one for all others."""
+    places: dict[str, list[int]] = {}
+    for at, ending in enumerate(endings):
+        if ending.error:
+            places.setdefault(ending.error, []).append(at)
+    overrides = [e.overrides for e in endings]
+    names = distinguish(overrides, overrides)
+    lines = []
+    for error, shared in places.items():
+        if len(shared) > 1:
+            which = "" if len(shared) == len(endings) else f": {_listed([names[at] for at in shared])}"
+            what = f" ({error.splitlines()[-1].removeprefix('error: ')[:_QUOTED]} ...)" if len(places) > 1 else ""
+            lines.append(f"failed: {len(shared)} of {len(endings)} jobs by the same mistake{what}{which}")
+    alone = [names[shared[0]] for shared in places.values() if len(shared) == 1]
+    return [*lines, f"failed: {_listed(alone)}"] if alone else lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return "; ".join(names[:_LISTED]) + (f"; and {more} more" if more > 0 else "")

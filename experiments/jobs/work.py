@@ -26,7 +26,7 @@ def dry_run_text(estimates: Sequence[Estimate], estimator: Estimator) -> str:
 
 
 def cell_text(cell: FinishedCell) -> str:
-    return cell_table(read_result(cell.folder, cell.columns))
+    return _with_notes(cell_table(read_result(cell.folder, cell.columns)), [cell])
 
 
 def sweep_texts(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ...]], folder: Path) -> list[str]:
@@ -38,7 +38,12 @@ def sweep_texts(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ..
         folder: for pictures.
     """
     results = _read(cells, overrides)
-    return [sweep_table(results), *after_sweep([result for _, result in results], folder)]
+    return [_with_notes(sweep_table(results), cells), *after_sweep([result for _, result in results], folder)]
+
+
+def _with_notes(text: str, cells: Sequence[FinishedCell]) -> str:
+    """A table with the notes on its cells below it, each once."""
+    return "\n".join([text, *dict.fromkeys(f"note: {note}" for cell in cells for note in cell.notes)])
 
 
 def _read(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ...]]) -> list[tuple[str, Result]]:

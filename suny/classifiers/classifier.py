@@ -129,6 +129,10 @@ class Model:
         """
         return finish(self, self.source())
 
+    def to_fetch(self) -> str | None:
+        """What has to be downloaded before the network can be built; None where nothing has."""
+        return None
+
     def source(self) -> Source:
         """The network with its weights, as :mod:`experiments.train` trains it.
 

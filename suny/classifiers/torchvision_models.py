@@ -47,6 +47,10 @@ _TRANSFORMING = ("googlenet", "inception_v3")
 _SIZES = {"vit_": "image_size", "maxvit_": "input_size"}
 
 
+# Files whose download has failed in this process, with what was said then: the other cells of a sweep don't try again.
+_not_to_be_had: dict[Path, str] = {}
+
+
 @configured
 class TorchvisionModel(Model):
     """A torchvision classifier.
@@ -121,6 +125,15 @@ class TorchvisionModel(Model):
         kept = {k: v for k, v in options.items() if k not in ("num_classes", "aux_logits") or k in said}
         return Source(network, view, None, trained, kept, tuple(found))
 
+    def to_fetch(self) -> str | None:
+        if self.checkpoint or self.weights != "pretrained" or self.arch not in names():
+            return None
+        weights = self._weights()
+        self._refuse_other_classes(weights)
+        file = _kept(weights)
+        size = weights.meta.get("_file_size")
+        return None if file.exists() else f"{file.name}{f' ({size:.0f} MB)' if size else ''} from {weights.url}"
+
     def _weights(self) -> Any:
         enum = models.get_model_weights(self.arch)
         version = self.weights_version or "DEFAULT"
@@ -130,22 +143,29 @@ class TorchvisionModel(Model):
             )
         return enum[version]
 
-    def _published(self, weights: Any) -> nn.Module:
-        """The network with torchvision's weights, from its cache or its server, built as torchvision says for them."""
+    def _refuse_other_classes(self, weights: Any) -> None:
         classes = len(weights.meta["categories"])
         if self.num_classes not in (None, classes):
             raise UserError(
                 f"model.num_classes={self.num_classes}: the published weights of {self.arch} have {classes} classes; "
                 "give model.checkpoint=FILE or model.weights=random."
             )
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+
+    def _published(self, weights: Any) -> nn.Module:
+        """The network with torchvision's weights, from its cache or its server, built as torchvision says for them."""
+        self._refuse_other_classes(weights)
+        file = _kept(weights)
+        if file in _not_to_be_had and not file.exists():
+            raise UserError(_not_to_be_had[file])
         try:
             return _builder(self.arch, self.options or {}, weights)
         except (URLError, OSError, RuntimeError, EOFError) as error:
-            raise UserError(
+            _not_to_be_had[file] = (
                 f"the weights of {self.arch} could not be had ({str(error)[:200]}): fetch {weights.url} and "
-                f"put it into {folder}, or give model.checkpoint=FILE, or model.weights=random for a test."
-            ) from error
+                f"put it into {file.parent}, or give model.checkpoint=FILE, or model.weights=random for a test; "
+                "model=efficientnet_lite0 needs no download."
+            )
+            raise UserError(_not_to_be_had[file]) from error
 
     def _network(self, options: Mapping[str, Any], classes: int | None) -> nn.Module:
         """The network with random weights, drawn by seed."""
@@ -186,6 +206,11 @@ class TorchvisionModel(Model):
             mean=tuple(self.mean or usual.mean),
             std=tuple(self.std or usual.std),
         )
+
+
+def _kept(weights: Any) -> Path:
+    """The file in PyTorch's cache that published weights are downloaded to."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rpartition("/")[2]
 
 
 def implied(arch: str, weights: Any) -> dict[str, Any]:

@@ -152,7 +152,9 @@ class CausalShapes(Dataset):
                 shutil.rmtree(there, ignore_errors=True)  # left behind by one that was killed
                 for kind in ("images", "backgrounds", "owners"):
                     (there / kind).mkdir(parents=True)
-                for index in tqdm(range(self.count), desc=f"making {folder.name}", unit="img", disable=self.count < 1000):
+                for index in tqdm(
+                    range(self.count), desc=f"making {folder.name}", unit="img", disable=self.count < 1000 or None
+                ):
                     name, entry, pixels = make(world, index, self.size, self.generator_seed)
                     entries[name] = entry
                     for kind, content in pixels.items():

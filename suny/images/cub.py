@@ -34,7 +34,13 @@ class Cub(Dataset):
         def holds(folder: Path) -> bool:
             return (folder / "images.txt").is_file()
 
-        folder = find_root(self.root, self.name, holds, "images.txt and CUB_200_2011/images.txt")
+        folder = find_root(
+            self.root,
+            self.name,
+            holds,
+            "CUB_200_2011/images.txt with the other lists and images/ beside it, or these themselves",
+            "CUB_200_2011.tgz of Caltech's vision lab, www.vision.caltech.edu/datasets/cub_200_2011",
+        )
         images = read_columns(folder / "images.txt", ["id", "file"])
         for file in images["file"]:
             refuse_id(file, str(folder / "images.txt"))

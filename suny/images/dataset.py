@@ -342,7 +342,7 @@ def _misfit(sample: Sample, frame: tuple[int, int], stored: tuple[int, int]) -> 
     )
 
 
-def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wanted: str) -> Path:
+def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wanted: str, source: str = "") -> Path:
     """The folder of a data set: the given one, or one at most two levels below it.
 
     Args:
@@ -350,21 +350,23 @@ def find_root(given: str | None, dataset: str, holds: Callable[[Path], bool], wa
         dataset: its name, for the message.
         holds: whether a folder has the data set's layout.
         wanted: what was looked for, for the message.
+        source: where the data set comes from, for the message.
 
     Raises:
         UserError: no root given, it does not exist, or it lacks what was looked for.
     """
-    found = next((p for p in places(given_root(given, dataset)) if holds(p)), None)
+    found = next((p for p in places(given_root(given, dataset, wanted, source)) if holds(p)), None)
     if found is None:
         raise wrong_layout(given, dataset, wanted)
     return found
 
 
-def given_root(given: str | None, dataset: str) -> Path:
+def given_root(given: str | None, dataset: str, wanted: str, source: str = "") -> Path:
     """``dataset.root`` as a folder that exists; arguments and errors as in :func:`find_root`."""
     if not given:
         raise UserError(
-            f"dataset '{dataset}' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA."
+            f"dataset '{dataset}' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA. "
+            f"It holds {wanted}.{source and f' The data set comes from {source}.'}"
         )
     root = Path(given).expanduser()
     if not root.is_dir():

@@ -61,6 +61,7 @@ class Ilsvrc2012(Dataset):
             lambda folder: _folder_with(folder, _IMAGE_FOLDERS, IMAGE_SUFFIXES) is not None,
             f"Data/CLS-LOC/val/{_PREFIX}*.JPEG (official layout) or a folder of {_PREFIX}*.JPEG (flat layout), also sorted "
             "into class folders; other images in class folders are read by dataset=imagefolder",
+            "image-net.org, or from Kaggle (imagenet-object-localization-challenge), whose layout is the official one",
         )
         images = _folder_with(root, _IMAGE_FOLDERS, IMAGE_SUFFIXES) or root
         xml = _folder_with(root, _XML_FOLDERS, (".xml",)) or _flat_annotations(root, Path(str(self.root)).expanduser())

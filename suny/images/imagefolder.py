@@ -41,6 +41,9 @@ _TEST_FOLDERS = ("test", "val")
 # folders of these names are parts of a data set, no classes, where class folders lie in them
 _PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
+# The layouts that are read, for messages.
+_LAYOUT = "<class folder>/<image>.jpg, or <image>.jpg without class folders"
+
 
 @configured
 class ImageFolder(Dataset):
@@ -63,7 +66,7 @@ class ImageFolder(Dataset):
             return self._listed(train if self.split == "train" else test, [train, test])
         root = self._find()
         if root is None:
-            return self._unlabelled(given_root(self.root, self.name))
+            return self._unlabelled(given_root(self.root, self.name, _LAYOUT))
         contents = Contents.of(root)
         every = self._listed(contents, [contents])
         if self.split == "all":
@@ -85,7 +88,7 @@ class ImageFolder(Dataset):
         Raises:
             UserError: no root given, or no image in it.
         """
-        root = given_root(self.root, self.name)
+        root = given_root(self.root, self.name, _LAYOUT)
         for folder in (root, *_only_ones(root)):
             full = [f for f in inner_folders(folder) if _has_images(f)]
             parts = [f for f in full if _has_classes(f)]
@@ -101,7 +104,7 @@ class ImageFolder(Dataset):
             return root
         if _has_direct_images([root]):
             return None
-        raise wrong_layout(self.root, self.name, "<class folder>/<image>.jpg, or <image>.jpg without class folders")
+        raise wrong_layout(self.root, self.name, _LAYOUT)
 
     def _unlabelled(self, root: Path) -> ImageList:
         """A flat folder of photographs."""
