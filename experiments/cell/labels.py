@@ -87,4 +87,5 @@ def _training(run: Run) -> str:
     dataset, model = run.dataset, run.model
     if dataset.name not in ("cub", "imagefolder"):
         return ""
-    return f" (python -m experiments.train dataset={dataset.name} dataset.root={dataset.root} model={model.name} trains one)"
+    keys = f"dataset={dataset.name} dataset.root={dataset.root} model={model.name}"
+    return f" (python -m experiments.train {keys} trains one)"
