@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from experiments.command.options import dashed
 from suny.classifiers.torchvision_names import names
 from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
@@ -288,6 +289,8 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
             files += ["basic", *sorted(p.stem for p in (CONF / "launchers").glob("*.yaml"))]
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{said}.")
     if isinstance(error, OverrideParseException):
+        if str(error.override).startswith("-"):
+            return dashed(str(error.override), [])
         key, sign, value = str(error.override).partition("=")
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")
