@@ -320,7 +320,7 @@ MISTAKES = {
     "device=gpu": "device=gpu should be 'auto', 'cpu' or 'cuda'",
     "dataset=ilsvrc": "dataset=ilsvrc is unknown. Did you mean 'ilsvrc2012'?",
     "dataset=cub": "dataset 'cub' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA. It holds "
-    "CUB_200_2011/images.txt with the other lists and images/ beside it, or these themselves. The data set comes from "
+    "images.txt or CUB_200_2011/images.txt, with the other lists and the folder images beside it. The data set comes from "
     "CUB_200_2011.tgz of Caltech's vision lab",
     "dataset=ilsvrc2012": "The data set comes from image-net.org, or from Kaggle",
     "dataset=imagefolder": "SUNY_DATA. It holds <class folder>/<image>.jpg.",
