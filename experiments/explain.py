@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.cell.single import classify_file
 from experiments.command import configuration as config
-from experiments.command.options import Names, OptionalPlace, parse, split, wants_help
+from experiments.command.options import Names, OptionalPlace, parse, refuse_flags, split, wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.records import writing
 from suny.configured import configured
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or wants_help(arguments):
         print(__doc__)
         return EXIT_OK
+    refuse_flags(arguments)
     images = [a for a in arguments if "=" not in a or Path(a).is_file()]
     if len(images) != 1:
         raise UserError(f"give one image to explain, not {len(images)}: python -m experiments.explain IMAGE [key=value ...]")

@@ -321,7 +321,7 @@ MISTAKES = {
     "device=gpu": "device=gpu should be 'auto', 'cpu' or 'cuda'",
     "dataset=ilsvrc": "dataset=ilsvrc is unknown. Did you mean 'ilsvrc2012'?",
     "dataset=cub": "dataset 'cub' needs its folder: give dataset.root=PATH or set the environment variable SUNY_DATA. It holds "
-    "CUB_200_2011/images.txt with the other lists and images/ beside it, or these themselves. The data set comes from "
+    "images.txt or CUB_200_2011/images.txt, with the other lists and the folder images beside it. The data set comes from "
     "CUB_200_2011.tgz of Caltech's vision lab",
     "dataset=ilsvrc2012": "The data set comes from image-net.org, or from Kaggle",
     "dataset=imagefolder": "SUNY_DATA. It holds <class folder>/<image>.jpg, or <image>.jpg without class folders.",
@@ -446,7 +446,7 @@ def test_a_mistake_in_one_cell_of_a_sweep_leaves_the_others(cli: Cli, tmp_path: 
     ended = cli("-m", *FAST, "dataset.limit=1,0", "method=center,random", f"results_dir={tmp_path}")
     assert ended.code == 2
     assert ended.err.count("error: dataset.limit is 0") == 1
-    failed = "failed: 2 of 4 jobs by the same mistake: method=center, dataset.limit=0; method=random, dataset.limit=0"
+    failed = "failed: 2 of 4 jobs with the same error: method=center, dataset.limit=0; method=random, dataset.limit=0"
     assert failed in ended.err.splitlines()
     assert len(list(tmp_path.glob("*/*/*/summary.json"))) == 2
     assert "| random" in ended.out
@@ -604,7 +604,7 @@ def test_a_mistake_of_all_cells_is_told_once(cli: Cli, tmp_path: Path) -> None:
     assert ended.code == 2
     error, count = ended.err.splitlines()
     assert error.startswith("error: dataset 'ilsvrc2012' needs its folder: ")
-    assert count == "failed: 36 of 36 jobs by the same mistake"
+    assert count == "failed: 36 of 36 jobs with the same error"
 
 
 def test_several_mistakes_are_told_once_each(cli: Cli, tmp_path: Path) -> None:
@@ -618,7 +618,7 @@ def test_several_mistakes_are_told_once_each(cli: Cli, tmp_path: Path) -> None:
     ]
     assert len(lines) == 4
     for line, name in zip(lines[2:], ("absent", "missing"), strict=True):
-        assert line.startswith(f"failed: 2 of 6 jobs by the same mistake (model.target_layer={name} is no layer")
+        assert line.startswith(f"failed: 2 of 6 jobs with the same error (model.target_layer={name} is no layer")
         assert line.endswith(f"...): model.target_layer={name}, seed=0; model.target_layer={name}, seed=1")
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hydra.errors import OverrideParseException
 from pydantic import BeforeValidator, Field
 
+from experiments.command.configuration import explain_hydra
 from experiments.command.options import Count, Names, OptionalPlace, Place, Positive, parse, split
+from experiments.command.program import composed
 from suny.configured import configured
 from suny.errors import UserError
 
@@ -97,3 +100,25 @@ def test_every_key_is_in_the_help(command: str) -> None:
     module.Options()
     for key, field in module.Options.__pydantic_fields__.items():
         assert f"{field.alias or key}=" in module.__doc__, key
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--out", "a"], "--out is no flag. Keys have no dashes: write out=a."),
+        (["--out=a"], "--out is no flag. Keys have no dashes: write out=a."),
+        (["-out", "seconds=2"], "-out is no flag. Keys have no dashes: write out=VALUE."),
+        (["--dry-run"], "--dry-run is no flag. Keys have no dashes: write dry_run=VALUE."),
+    ],
+)
+def test_a_key_with_dashes_says_how_it_is_written(given: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(Options, given)
+    assert str(error.value) == said
+
+
+def test_hydra_reads_no_key_with_dashes() -> None:
+    """Where a command's arguments are Hydra's too: experiments.train, for one."""
+    with pytest.raises(OverrideParseException) as error:
+        composed(["--method=gradcam"])
+    assert str(explain_hydra(error.value, [])) == "--method is no flag. Keys have no dashes: write method=gradcam."

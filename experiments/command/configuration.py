@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from experiments.command.options import dashed
 from suny.classifiers.torchvision_names import names
 from suny.configured import Seed, configured, make, make_target
 from suny.errors import UserError, nearest
@@ -217,6 +218,8 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
             files.append("basic")  # Hydra's own
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{others}.")
     if isinstance(error, OverrideParseException):
+        if str(error.override).startswith("-"):
+            return dashed(str(error.override), [])
         key, sign, value = str(error.override).partition("=")
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")

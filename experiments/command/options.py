@@ -44,10 +44,9 @@ def parse(cls: type[T], arguments: Sequence[str]) -> T:
     """
     fields = _fields(cls)
     given: dict[str, str] = {}
-    for at, argument in enumerate(arguments):
+    refuse_flags(arguments)
+    for argument in arguments:
         key, sign, value = argument.partition("=")
-        if argument.startswith("-"):
-            raise dashed(argument, arguments[at + 1 :])
         if key not in fields:
             raise UserError(f"unknown key {key}. {nearest(key, fields)}Valid: {', '.join(fields)}.")
         if not sign:
@@ -67,6 +66,13 @@ def split(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     keys = _fields(cls)
     own = [a for a in arguments if a.partition("=")[0] in keys]
     return own, [a for a in arguments if a not in own]
+
+
+def refuse_flags(arguments: Sequence[str]) -> None:
+    """Raises UserError for the first argument with dashes, of a command that has no flags."""
+    for at, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            raise dashed(argument, arguments[at + 1 :])
 
 
 def dashed(argument: str, following: Sequence[str], flags: Iterable[str] = ()) -> UserError:

@@ -243,7 +243,7 @@ def failed_jobs(endings: Sequence[JobEnding]) -> list[str]:
         if len(shared) > 1:
             which = "" if len(shared) == len(endings) else f": {_listed([names[at] for at in shared])}"
             what = f" ({error.splitlines()[-1].removeprefix('error: ')[:_QUOTED]} ...)" if len(places) > 1 else ""
-            lines.append(f"failed: {len(shared)} of {len(endings)} jobs by the same mistake{what}{which}")
+            lines.append(f"failed: {len(shared)} of {len(endings)} jobs with the same error{what}{which}")
     alone = [names[shared[0]] for shared in places.values() if len(shared) == 1]
     return [*lines, f"failed: {_listed(alone)}"] if alone else lines
 

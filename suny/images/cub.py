@@ -38,7 +38,7 @@ class Cub(Dataset):
             self.root,
             self.name,
             holds,
-            "CUB_200_2011/images.txt with the other lists and images/ beside it, or these themselves",
+            "images.txt or CUB_200_2011/images.txt, with the other lists and the folder images beside it",
             "CUB_200_2011.tgz of Caltech's vision lab, www.vision.caltech.edu/datasets/cub_200_2011",
         )
         images = read_columns(folder / "images.txt", ["id", "file"])
