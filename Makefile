@@ -28,7 +28,7 @@ test-slurm: $(READY) ## sweeps on a real Slurm: installs Debian's slurm-wlm and 
 	$(BIN)/python -m pytest -m slurm
 
 test-faults: $(READY) ## what runs survive, with 50 kills at random moments
-	$(PYTEST) tests/test_faults.py -m "slow or not slow"
+	$(PYTEST) tests/faults/test_faults.py -m "slow or not slow"
 
 PART ?= all
 test-gpu: $(READY) ## what needs a card, beside the CPU's numbers: figures in results/benchmark/gpu.md; PART=equal for one part

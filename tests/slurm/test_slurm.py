@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT
-from ..gates import Gate
+from tests.conftest import ROOT
+from tests.gates import Gate
 
 pytestmark = pytest.mark.slurm
 
