@@ -42,7 +42,7 @@ _CHECKED = 2000
 _BATCH = 64
 _RATE = 3e-3
 
-# of a shape's pixels: at least so many in sight and it is there, at most so many and it is gone
+# A shape is there if at least this share of its pixels is in sight, and gone if at most this share is.
 _THERE, _GONE = 0.6, 0.2
 
 

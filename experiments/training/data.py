@@ -43,7 +43,7 @@ else:
 # images whose outputs are stored at once; a multiple of the batch sizes, so that a continued pass repeats its numbers
 _SHARD = 512
 
-# what outputs depend on beside network, images and view: decoders, resizers and kernels
+# Outputs depend on these too, beside network, images and view: decoders, resizers and kernels.
 _PACKAGES = ("torch", "torchvision", "pillow")
 
 _MOST_WORKERS = 8

@@ -25,7 +25,7 @@ from experiments.training.recipes import Recipe
 from suny.errors import UserError
 from suny.seeds import image_seed
 
-# of an epoch's number: inputs and labels on the device, batch by batch
+# Gives, for the number of an epoch, its inputs and labels on the device, batch by batch.
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 

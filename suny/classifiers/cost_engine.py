@@ -22,7 +22,7 @@ from suny.classifiers.engine import Cost, Engine, GradientOf, batches
 
 T = TypeVar("T")
 
-# of each kind of work so many batches are run at least; the first one is a warm-up
+# At least so many batches of each kind of work are run; the first one is a warm-up.
 _LEAST = 3
 
 

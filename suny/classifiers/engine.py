@@ -31,7 +31,7 @@ from suny.errors import UserError
 
 DEFAULT_BATCH_SIZE = {"cpu": 8, "cuda": 64}  # fastest measured on two CPU cores; a card wants more
 
-# of smaller images as many more as have the pixels of those, up to this factor
+# A batch of smaller images has as many more as have the same number of pixels, up to this factor.
 _USUAL_PIXELS, _MOST = 224**2, 8
 
 # What calibration tries; a larger batch has to be faster by this much to be worth its memory.

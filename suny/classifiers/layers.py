@@ -113,7 +113,7 @@ class Layers:
         tokens = [n for n in self.having("tokens") if self._of_the_stream(n)]
         last = list(self.shapes).index(last_map(self.network, self._places(maps))) if maps else -1
         later = [n for n in tokens if list(self.shapes).index(n) > last]
-        # what reaches the outputs comes before what does not any more
+        # Layers that reach the outputs come before those that no longer do.
         reaching = bisect_left(later, True, key=lambda n: not self._reaches(n))
         if reaching:
             return later[reaching - 1], self.layouts[later[reaching - 1]]
@@ -225,7 +225,7 @@ def find_layers(network: nn.Module, image: Tensor) -> Layers:
         grows = _growing(shape, higher.get(name)), _growing(shape, wider.get(name))
         suggested = _by_shape(shape, (height, width), lengths)
         for layout, axes in ((CHANNELS_FIRST, ([2], [3])), (CHANNELS_LAST, ([1], [2]))):
-            # what does not grow has not run, or has a size of its own, as behind adaptive pooling
+            # A layer that does not grow has not run, or has a size of its own, as behind adaptive pooling.
             not_against = all(found in ([], expected) for found, expected in zip(grows, axes, strict=True))
             if grows == axes or (not_against and not all(grows) and suggested == layout):
                 layouts[name] = layout

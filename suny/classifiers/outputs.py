@@ -171,7 +171,7 @@ def _looks_like_probabilities(rows: Tensor) -> str:
         return ""
     if rows.shape[1] > 1 and bool(((rows.sum(1) - 1).abs() <= _ROUNDING).all()):
         return "they are >= 0 and sum to 1"
-    # what a sigmoid returns; a network whose outputs never change says nothing
+    # A sigmoid returns such values; a network whose outputs never change says nothing.
     return "they lie between 0 and 1 for every input tried" if bool((rows != rows[:1]).any()) and len(rows) > 2 else ""
 
 

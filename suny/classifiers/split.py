@@ -326,7 +326,7 @@ def _prepared(part: fx.GraphModule) -> nn.Module:
     for node in fused.graph.nodes:
         if node.op == "call_module" and hasattr(fused.get_submodule(node.target), "inplace"):
             source = node.args[0]
-            # what a layer with weights returns is a tensor of its own, read by this node alone
+            # A layer with weights returns a tensor of its own, which this node alone reads.
             own = source.op == "call_module" and isinstance(fused.get_submodule(source.target), _FRESH)
             safe[node.target] = safe.get(node.target, True) and own and len(source.users) == 1
     for target, in_place in safe.items():

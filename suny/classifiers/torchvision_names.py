@@ -7,7 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-# what torchvision.models.list_models lists: the functions of the modules below torchvision.models that are registered so
+# torchvision.models.list_models lists these: the functions of the modules below torchvision.models that are registered so
 _REGISTERED = re.compile(r"^@register_model\(\)$.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 
 

@@ -46,7 +46,7 @@ _PARENT_FOLDERS = 100
 
 _END = 65536  # bytes
 
-# what file systems allow, bytes; and a path, characters, so that there is room for the folders above it
+# File systems allow names of so many bytes, and a path so many characters, so that there is room for the folders above it
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc

@@ -26,7 +26,7 @@ from suny.errors import UserError
 # a camera of the largest kind has 100 million; decoded they take 400 MB
 MOST_PIXELS = 128 * 2**20
 
-# from two thirds of that on Pillow warns; images are measured here
+# Pillow warns from two thirds of that on; images are measured here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # JPEG has cameras' files of several pictures in it, of which the first one is taken
