@@ -20,23 +20,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
-from experiments.command.program import EXIT_OK, guarded, pairs
+from experiments.command.options import OptionalPlace, parse, wants_help
+from experiments.command.program import EXIT_OK, guarded
 from experiments.store.records import write_atomically, writing
 from suny.classifiers.causal_networks import SIDE, VIEW, causal_cnn
+from suny.configured import Seed, configured
 from suny.errors import UserError
 from suny.games.values import all_coalitions
 from suny.images.scenes import WORLDS, Scene, World, compose, draw_scene
-
-_KEYS = {"world": "main", "out": "", "scenes": "14000", "epochs": "24", "seed": "0"}
 
 _CHECKED = 2000
 _BATCH = 64
@@ -44,6 +46,17 @@ _RATE = 3e-3
 
 # A shape is there if at least this share of its pixels is in sight, and gone if at most this share is.
 _THERE, _GONE = 0.6, 0.2
+
+
+@configured
+class Options:
+    """The keys of this command."""
+
+    world: str = "main"
+    out: OptionalPlace = None
+    scenes: Annotated[int, Field(ge=_BATCH)] = 14000
+    epochs: Annotated[int, Field(ge=1)] = 24
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -187,22 +200,16 @@ def accuracy(network: nn.Module, scenes: Scenes) -> dict[str, tuple[int, int]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments):
+    if wants_help(arguments):
         print(__doc__)
         return EXIT_OK
-    given = pairs(arguments, _KEYS)
-    if given["world"] not in WORLDS:
-        raise UserError(f"world={given['world']} is unknown: choose {' or '.join(WORLDS)}.")
-    numbers = {key: given[key] for key in ("scenes", "epochs", "seed")}
-    for key, value in numbers.items():
-        if not value.isdigit() or (key != "seed" and int(value) < 1):
-            raise UserError(f"{key}={value} is no positive whole number.")
-    world, seed = WORLDS[given["world"]], int(numbers["seed"])
-    if int(numbers["scenes"]) < _BATCH:
-        raise UserError(f"scenes={numbers['scenes']}: give at least {_BATCH}.")
-    default = Path(__file__).resolve().parent.parent / "suny" / "classifiers" / f"causal_cnn_{given['world']}.safetensors"
-    out = Path(given["out"]).expanduser() if given["out"] else default
-    network = train(world, drawn(world, int(numbers["scenes"]), seed, "training scenes"), int(numbers["epochs"]), seed)
+    options = parse(Options, arguments)
+    if options.world not in WORLDS:
+        raise UserError(f"world={options.world} is unknown: choose {' or '.join(WORLDS)}.")
+    world, seed = WORLDS[options.world], options.seed
+    default = Path(__file__).resolve().parent.parent / "suny" / "classifiers" / f"causal_cnn_{options.world}.safetensors"
+    out = options.out or default
+    network = train(world, drawn(world, options.scenes, seed, "training scenes"), options.epochs, seed)
     state = {k: v.contiguous() for k, v in network.state_dict().items()}
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)

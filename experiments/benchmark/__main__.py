@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -34,37 +35,34 @@ from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
 from experiments.command import configuration as config
-from experiments.command.program import EXIT_MISTAKE, EXIT_OK, guarded, pairs
+from experiments.command.options import Names, OptionalPlace, Positive, parse
+from experiments.command.program import EXIT_MISTAKE, EXIT_OK, guarded
 from experiments.store.card import environment
 from experiments.store.records import writing
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import pick_device
-from suny.errors import UserError
+from suny.configured import configured
 
-_KEYS = {
-    "models": "",
-    "seconds": "4",
-    "quick": "false",
-    "batch_size": "32",
-    "images": "50000",
-    "together": "8",
-    "certificate": "results/benchmark/sampling_error.png",
-    "out": "results/benchmark/{what}.csv",
-    "device": "auto",
-}
+Whole = Annotated[int, Field(gt=0)]
 
 
-@dataclass(frozen=True)
+@configured
 class Options:
-    """The keys of the command, as the parts take them."""
+    """The keys of the command, as the parts take them; ``models`` without a name stands for the part's own networks."""
 
-    networks: Sequence[str]
-    device: torch.device
-    seconds: float
-    quick: bool
-    batch_size: int
-    images: int
-    together: int
+    models: Names = ()
+    seconds: Positive = 4.0
+    quick: bool = False
+    batch_size: Whole = 32
+    images: Whole = 50_000
+    together: Whole = 8
+    certificate: OptionalPlace = Path("results/benchmark/sampling_error.png")
+    out: OptionalPlace = Path("results/benchmark/{what}.csv")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def torch_device(self) -> torch.device:
+        return pick_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Part:
 
 def _each(measure: Callable[[Classifier, Options, tqdm[Any]], list[Any]]) -> Callable[[Options, tqdm[Any]], list[Any]]:
     """Measures one network after the other."""
-    return lambda options, progress: [f for name in options.networks for f in measure(network(name), options, progress)]
+    return lambda options, progress: [f for name in options.models for f in measure(network(name), options, progress)]
 
 
 def _rounds(options: Options) -> int:
@@ -106,49 +104,49 @@ PARTS = {
             "beside pytorch-grad-cam's, time to first result, growth, profile; some minutes per network (the default)",
             _ONE,
             lambda _: len(Ratios.SERIES),
-            _each(lambda model, o, progress: Ratios(model, o.device, o.seconds, o.quick).measure(progress)),
+            _each(lambda model, o, progress: Ratios(model, o.torch_device, o.seconds, o.quick).measure(progress)),
         ),
         Part(
             "suny",
             "cost of SUNY beside the network's own throughput and pytorch-grad-cam; error of sampled values",
             _THREE,
             lambda _: speed.STEPS,
-            _each(lambda model, o, progress: speed.suny_speed(model, o.device, o.seconds, progress)),
+            _each(lambda model, o, progress: speed.suny_speed(model, o.torch_device, o.seconds, progress)),
         ),
         Part(
             "metrics",
             "deletion and insertion beside the network's own throughput",
             _THREE,
             lambda _: 1,
-            _each(lambda model, o, progress: speed.metric_speed(model, o.device, o.seconds, progress)),
+            _each(lambda model, o, progress: speed.metric_speed(model, o.torch_device, o.seconds, progress)),
         ),
         Part(
             "memory",
             "the peak of every method, each in a process of its own",
             "resnet50",
             lambda _: len(memory.methods()),
-            lambda o, progress: memory.peaks(o.networks, o.batch_size, o.device, progress),
+            lambda o, progress: memory.peaks(o.models, o.batch_size, o.torch_device, progress),
         ),
         Part(
             "held",
             "growth of the process over 200 explained images, for methods that explain one in less than a second",
             _THREE,
             lambda _: memory.IMAGES[-1],
-            _each(lambda model, o, progress: memory.held(model, o.device, progress)),
+            _each(lambda model, o, progress: memory.held(model, o.torch_device, progress)),
         ),
         Part(
             "threads",
             "seconds outside the network with all threads over one thread, alone and beside busy loops, on the CPU;\n4 minutes",
             _ONE,
             lambda _: 2 * len(threads.works()),
-            lambda o, progress: threads.ratios(o.networks, o.seconds / 4, threads.works(), progress),
+            lambda o, progress: threads.ratios(o.models, o.seconds / 4, threads.works(), progress),
         ),
         Part(
             "start",
             "seconds to --help, to a mistake's line and to a run's first image, beside import torch, torchvision",
             _ONE,
             _rounds,
-            _each(lambda model, o, progress: start.start(model, o.device, _rounds(o), progress)),
+            _each(lambda model, o, progress: start.start(model, o.torch_device, _rounds(o), progress)),
         ),
         Part(
             "scale",
@@ -162,7 +160,7 @@ PARTS = {
             "error of precision=bf16 and compile=true on every metric of metrics=all, and their throughput",
             _ONE,
             lambda _: len(error.METHODS) * (1 + len(error.SETTINGS)),
-            _each(lambda model, o, progress: error.errors(model, o.device, o.seconds, 2 if o.quick else None, progress)),
+            _each(lambda model, o, progress: error.errors(model, o.torch_device, o.seconds, 2 if o.quick else None, progress)),
         ),
     )
 }
@@ -181,45 +179,26 @@ def main(arguments: Sequence[str]) -> int:
     if what not in PARTS:
         print(help_text())
         return EXIT_OK if what in ("-h", "--help") else EXIT_MISTAKE
-    part, keys = PARTS[what], pairs(given, _KEYS)
-    options = Options(
-        networks=(keys["models"] or part.networks).split(","),
-        device=pick_device(keys["device"]),
-        seconds=_number(keys, "seconds"),
-        quick=keys["quick"] == "true",
-        batch_size=int(_number(keys, "batch_size")),
-        images=int(_number(keys, "images")),
-        together=int(_number(keys, "together")),
-    )
-    config.register_torchvision([f"model={name}" for name in options.networks])
-    with tqdm(total=len(options.networks) * part.steps(options), unit="step") as progress:
+    part, options = PARTS[what], parse(Options, given)
+    options = replace(options, models=options.models or tuple(part.networks.split(",")))
+    config.register_torchvision([f"model={name}" for name in options.models])
+    with tqdm(total=len(options.models) * part.steps(options), unit="step") as progress:
         table = pd.DataFrame(part.measure(options, progress))
     print(tabulate(table.itertuples(index=False), table.columns, tablefmt="github", floatfmt=".4g"))
-    where = environment(options.device)
+    where = environment(options.torch_device)
     machine = f"{where['machine']['device']}, {where['machine']['threads']} threads, torch {where['versions']['torch']}"
     print(f"\nmeasured on {machine}")
-    if keys["out"]:
-        out = _file(keys["out"].format(what=what))
+    if options.out:
+        out = _file(Path(str(options.out).format(what=what)))
         table.assign(machine=machine).to_csv(out, index=False)
         print(f"figures: {out}")
-    if keys["certificate"] and what == "suny":
-        out = _file(keys["certificate"])
-        print(f"\n{certificate(out, options.device)}\n\ndrawn: {out}")
+    if options.certificate and what == "suny":
+        out = _file(options.certificate)
+        print(f"\n{certificate(out, options.torch_device)}\n\ndrawn: {out}")
     return EXIT_OK
 
 
-def _number(keys: dict[str, str], key: str) -> float:
-    try:
-        value = float(keys[key])
-        if not 0 < value < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{key}={keys[key]}: give a number above 0.") from None
-    return value
-
-
-def _file(path: str) -> Path:
-    out = Path(path).expanduser()
+def _file(out: Path) -> Path:
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()

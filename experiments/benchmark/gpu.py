@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -45,7 +45,8 @@ from experiments.benchmark.ratios import Ratios
 from experiments.cell.cell import run_cell
 from experiments.cell.ending import FinishedCell
 from experiments.command import configuration as config
-from experiments.command.program import EXIT_DEFECT, EXIT_OK, composed, guarded, pairs
+from experiments.command.options import Names, Place, Positive, parse
+from experiments.command.program import EXIT_DEFECT, EXIT_OK, composed, guarded
 from experiments.jobs.machine import forget_peak, held_memory, peak_memory
 from experiments.store.card import environment
 from experiments.store.records import read_records, write_atomically, writing
@@ -53,9 +54,8 @@ from experiments.tables.text import table as text_table
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.cost_engine import Rehearsal
 from suny.classifiers.engine import Engine, pick_device
+from suny.configured import configured
 from suny.errors import UserError, nearest
-
-_KEYS = {"part": "all", "seconds": "2", "out": "results/benchmark/gpu", "device": "cuda", "quick": "false"}
 
 # The goal is a percentage of the plain network's throughput.
 GOAL = 85.0
@@ -94,13 +94,19 @@ class Check(Figure):
         return (self.most is None or self.value <= self.most) and (self.least is None or self.value >= self.least)
 
 
-@dataclass(frozen=True)
+@configured
 class Options:
-    """How the parts run: the device, seconds per throughput, and whether small networks do."""
+    """The keys of the command: which parts run, where, with how many seconds per throughput, and whether on small networks."""
 
-    device: torch.device
-    seconds: float
-    quick: bool
+    part: Names = ("all",)
+    seconds: Positive = 2.0
+    out: Place = Path("results/benchmark/gpu")
+    device: Literal["cuda", "cpu"] = "cuda"
+    quick: bool = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        return pick_device(self.device)
 
     @property
     def large(self) -> str:
@@ -110,7 +116,7 @@ class Options:
 def equal(options: Options) -> Iterator[Check]:
     subjects = [agreement.Subject(s.overrides, 1) for s in agreement.SUBJECTS[:1]] if options.quick else agreement.SUBJECTS
     with tempfile.TemporaryDirectory() as root, tqdm(total=agreement.steps(subjects), unit="step") as progress:
-        for difference in agreement.compare(options.device, root, progress, subjects):
+        for difference in agreement.compare(options.torch_device, root, progress, subjects):
             what = f"{difference.what}, {difference.precision}"
             yield Check(difference.network, what, difference.value, difference.unit, most=difference.most)
 
@@ -119,13 +125,13 @@ def oom(options: Options) -> Iterator[Check]:
     classifier = network(options.large)
     for name, overrides in _GREEDY.items():
         method = explainer(f"method={name}", *overrides)
-        whole, engine = Engine.of(classifier, options.device), Engine.of(classifier, options.device)
+        whole, engine = Engine.of(classifier, options.torch_device), Engine.of(classifier, options.torch_device)
         image, target = photograph(classifier, engine)
         started, before = (engine.batch_size, engine.tail_batch_size), engine.cost
-        held = held_memory(options.device)
-        forget_peak(options.device)
+        held = held_memory(options.torch_device)
+        forget_peak(options.torch_device)
         true = method.explain(whole, image, target, [0]).saliency[0]
-        with _little_memory(engine, _SHARE * (peak_memory(options.device) - held)):
+        with _little_memory(engine, _SHARE * (peak_memory(options.torch_device) - held)):
             saliency = engine.fitting(partial(method.explain, engine, image, target, [0])).saliency[0]
         ended = engine.batch_size, engine.tail_batch_size
         images = partial(Check, classifier.name, unit="images")
@@ -142,21 +148,21 @@ def oom(options: Options) -> Iterator[Check]:
 
 def memory(options: Options) -> Iterator[Check]:
     classifier = network(options.large)
-    engine = Rehearsal.of(classifier, options.device)
+    engine = Rehearsal.of(classifier, options.torch_device)
     engine.limit = 0.0  # every kind of batch runs once; the others take no more
     image, target = photograph(classifier, engine)
     for name in tqdm(methods(), "memory", unit="method"):
         engine.forget()
         engine.begin()
-        forget_peak(options.device)
+        forget_peak(options.torch_device)
         explainer(f"method={name}").explain(engine, image, target, [0])
         what = f"{name}: peak memory, batches of {engine.batch_size}"
-        yield Check(classifier.name, what, peak_memory(options.device) / 2**30, "GiB")
+        yield Check(classifier.name, what, peak_memory(options.torch_device) / 2**30, "GiB")
 
 
 def joblib(options: Options) -> Iterator[Check]:
     launchers = importlib.import_module("hydra_plugins.suny_launchers._joblib")
-    on_gpu = options.device.type == "cuda"
+    on_gpu = options.torch_device.type == "cuda"
     for gpu in launchers._gpus(-1) if on_gpu else ():
         place = launchers._Place({"CUDA_VISIBLE_DEVICES": gpu})
         seen = place.pool.submit(torch.cuda.device_count).result()
@@ -164,7 +170,12 @@ def joblib(options: Options) -> Iterator[Check]:
         yield Check("", f"GPUs that a job on GPU {gpu} sees", float(seen), "GPUs", most=1.0, least=1.0)
     names = ("gradcam", "center")
     with tempfile.TemporaryDirectory() as folder:
-        common = ["dataset=causal_shapes", f"dataset.root={folder}/data", "dataset.count=4", f"device={options.device.type}"]
+        common = [
+            "dataset=causal_shapes",
+            f"dataset.root={folder}/data",
+            "dataset.count=4",
+            f"device={options.torch_device.type}",
+        ]
         launcher = ["hydra/launcher=joblib_gpu"] if on_gpu else ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         command = [
             sys.executable,
@@ -191,7 +202,7 @@ def speed(options: Options) -> Iterator[Check]:
     for name in ("causal_cnn",) if options.quick else ("efficientnet_lite0", "resnet50"):
         classifier = network(name)
         for what, value, unit in tqdm(
-            Ratios(classifier, options.device, options.seconds, options.quick).throughput(), name, unit="figure"
+            Ratios(classifier, options.torch_device, options.seconds, options.quick).throughput(), name, unit="figure"
         ):
             yield Check(name, what, value, unit, least=GOAL if what.endswith("of the prepared network's throughput") else None)
 
@@ -200,7 +211,7 @@ def faster(options: Options) -> Iterator[Check]:
     classifier: Classifier = network("causal_cnn" if options.quick else "efficientnet_lite0")
     for name, keys in error.SETTINGS.items():  # one by one: should the compiler fail in the midst, bf16 has its figures
         with tqdm(total=2 * len(error.METHODS), unit="step") as progress:
-            figures = error.errors(classifier, options.device, options.seconds, 2, progress, {name: keys})
+            figures = error.errors(classifier, options.torch_device, options.seconds, 2, progress, {name: keys})
         yield from (Check(**vars(figure)) for figure in figures)
         runs = any(figure.what == f"{name}: throughput" for figure in figures)
         yield Check(classifier.name, f"{name} runs", float(runs), "", least=1.0)
@@ -215,22 +226,15 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(__doc__)
         return EXIT_OK
-    keys = pairs(arguments, _KEYS)
-    chosen = list(PARTS) if keys["part"] == "all" else keys["part"].split(",")
+    options = parse(Options, arguments)
+    chosen = list(PARTS) if options.part == ("all",) else options.part
     for part in chosen:
         if part not in PARTS:
             raise UserError(f"part={part} is unknown. {nearest(part, PARTS)}Valid: all, {', '.join(PARTS)}.")
-    if keys["device"] not in ("cuda", "cpu"):
-        raise UserError(f"device={keys['device']}: give cuda or cpu.")
-    try:
-        seconds = float(keys["seconds"])
-    except ValueError:
-        raise UserError(f"seconds={keys['seconds']}: give a number.") from None
-    if keys["device"] == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU: this PyTorch sees no CUDA device, so nothing was run (device=cpu runs the same code without one).")
         return EXIT_OK
-    options = Options(pick_device(keys["device"]), seconds, keys["quick"] == "true")
-    out, where = Path(keys["out"]).expanduser(), machine(options.device)
+    out, where = options.out, machine(options.torch_device)
     table = pd.DataFrame()
     for part in chosen:
         print(f"{part} ...", file=sys.stderr, flush=True)

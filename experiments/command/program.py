@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import walk_tb
 
@@ -23,7 +23,7 @@ from experiments.command.configuration import (
     register_torchvision,
 )
 from suny.configured import own_classes
-from suny.errors import UserError, nearest
+from suny.errors import UserError
 
 # A full disk raises these errors, which name no file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -107,21 +107,6 @@ def mistake(error: Exception, configuration: str = "config") -> UserError | None
     if out_of_memory(error):
         return UserError("there is too little memory: give a smaller batch_size=N, or device=cpu.")
     return None
-
-
-def pairs(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
-    """``key=value`` arguments over their defaults, for programs outside Hydra.
-
-    Raises:
-        UserError: a key that there is no default of, or no value.
-    """
-    keys = dict(defaults)
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if key not in keys or not sign:
-            raise UserError(f"unknown key {key}. {nearest(key, keys)}Valid: {', '.join(keys)}.")
-        keys[key] = value
-    return keys
 
 
 def complain(error: UserError | str) -> None:

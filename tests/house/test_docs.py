@@ -231,18 +231,6 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(source.read_text(encoding="utf-8"))
 
 
-def _strings(module: str, names: tuple[str, ...], call: str | None = None) -> frozenset[str]:
-    """The keys of dicts, and the entries of tuples, of such names in a module, or given to calls as the second argument."""
-    found: list[ast.expr] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in names for t in node.targets):
-            found.append(node.value)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == call and len(node.args) > 1:
-            found.append(node.args[1])
-    items = [i for n in found for i in (n.keys if isinstance(n, ast.Dict) else n.elts if isinstance(n, ast.Tuple) else [])]
-    return frozenset(i.value for i in items if isinstance(i, ast.Constant))
-
-
 def _options(module: str) -> frozenset[str]:
     """The fields of a module's class ``Options``, by their aliases where they have one."""
     keys = []
@@ -256,7 +244,7 @@ def _options(module: str) -> frozenset[str]:
 @functools.cache
 def own_keys(module: str) -> frozenset[str]:
     """The keys of a command that are no keys of the configuration."""
-    return _options(module) | _strings(module, ("_KEYS", "_OWN", "defaults"), "pairs")
+    return _options(module)
 
 
 @functools.cache
