@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ Whole = Annotated[int, Field(gt=0)]
 
 @configured
 class Options:
-    """The keys of the command, as the parts take them; ``models`` without a name stands for the part's own networks."""
+    """The keys of the command, as the parts take them; without ``models`` a part has networks of its own."""
 
     models: Names = ()
     seconds: Positive = 4.0
@@ -179,8 +179,8 @@ def main(arguments: Sequence[str]) -> int:
     if what not in PARTS:
         print(help_text())
         return EXIT_OK if what in ("-h", "--help") else EXIT_MISTAKE
-    part, options = PARTS[what], parse(Options, given)
-    options = replace(options, models=options.models or tuple(part.networks.split(",")))
+    part = PARTS[what]
+    options = parse(Options, [f"models={part.networks}", *given])
     config.register_torchvision([f"model={name}" for name in options.models])
     with tqdm(total=len(options.models) * part.steps(options), unit="step") as progress:
         table = pd.DataFrame(part.measure(options, progress))
