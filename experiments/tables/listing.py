@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments.command.configuration import CONF, make_target
 from experiments.command.program import composed
+from experiments.store.card import name_of_column
 from experiments.store.reading import Result, differing
 from experiments.tables.text import arrow, table
 from metrics.base import Metric
@@ -36,8 +37,14 @@ def describe(results: Sequence[Result], cells: Sequence[Sequence[Result]], root:
     lines = [f"{first.folder.relative_to(root).as_posix()}   {len(first.records)} of {first.count} images, {state}"]
     if shown:
         lines.append(f"    differs in {', '.join(f'{k}={_shorten(own.get(k))}' for k in shown)}")
-    counts = {key: sum(key in r for r in first.records.values()) for key in first.card["columns"]}
-    columns = [key if n == len(first.records) else f"{key} (of {n} images)" for key, n in counts.items()]
+    columns = []
+    for key, column in first.card["columns"].items():
+        name = name_of_column(key, column)
+        usual = first.card["columns"].get(name, column)["settings"]
+        notes = [f"{k}={v}" for k, v in column["settings"].items() if usual.get(k) != v]
+        count = sum(key in r for r in first.records.values())
+        notes += [f"{count} images"] if count < len(first.records) else []
+        columns.append(f"{name} ({', '.join(notes)})" if notes else name)
     lines.append(f"    {', '.join(columns) or 'no column'}")
     return "\n".join(lines)
 
