@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from experiments import train_causal
+from experiments.training import causal as training
 from metrics.base import Case
 from metrics.causal import (
     CalibrationError,
@@ -243,9 +244,9 @@ def test_channel_values_of_the_analytic_network(analytic: Engine, colours: Causa
 @pytest.mark.parametrize("world", ["main", "dev"])
 def test_the_trained_networks_follow_the_rules(world: str) -> None:
     """On new images: as they are, and with each shape erased, or kept, alone (measured: docs/known_causes.md)."""
-    scenes = train_causal.drawn(WORLDS[world], 1500, seed=77, title="scenes")
+    scenes = training.drawn(WORLDS[world], 1500, seed=77, title="scenes")
     network = CausalCnn(name="causal_cnn", world=world).build().network  # type: ignore[arg-type]
-    right = {name: good / n for name, (good, n) in train_causal.accuracy(network, scenes).items()}
+    right = {name: good / n for name, (good, n) in training.accuracy(network, scenes).items()}
     assert right["clean"] >= 0.99
     assert min(right.values()) >= 0.985
     file = Path(train_causal.__file__).parent.parent / "suny" / "classifiers" / f"causal_cnn_{world}.safetensors"
@@ -253,7 +254,7 @@ def test_the_trained_networks_follow_the_rules(world: str) -> None:
 
 
 def test_training_labels_are_the_rules(tmp_path: Path) -> None:
-    scenes = train_causal.drawn(MAIN, 14, seed=3, title="scenes")
+    scenes = training.drawn(MAIN, 14, seed=3, title="scenes")
     rows = torch.arange(14)
     for index in range(14):
         rng = np.random.default_rng([3, index])
@@ -261,7 +262,7 @@ def test_training_labels_are_the_rules(tmp_path: Path) -> None:
         for there in all_coalitions(scenes.most):
             left = [k for k, kept in zip(kinds, there, strict=False) if kept]
             assert int(scenes.label(rows[index : index + 1], torch.from_numpy(there)[None])[0]) == MAIN.label(left)
-    images, labels = train_causal.intervened(scenes, rows, torch.Generator().manual_seed(0))
+    images, labels = training.intervened(scenes, rows, torch.Generator().manual_seed(0))
     assert images.shape == (14, 3, 64, 64)
     assert bool(((labels >= 0) & (labels <= 5)).all())
 
@@ -269,7 +270,7 @@ def test_training_labels_are_the_rules(tmp_path: Path) -> None:
 def test_training_writes_weights_and_repeats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_causal, "_CHECKED", 20)
+    monkeypatch.setattr(training, "CHECKED", 20)
     files = [tmp_path / name for name in ("one.safetensors", "two.safetensors")]
     for file in files:
         assert train_causal.main(["scenes=128", "epochs=1", f"out={file}"]) == 0

@@ -20,11 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from experiments import train
+from experiments import train as train_command
 from experiments.cell.single import class_index
 from experiments.command.configuration import CONF, make_target
 from experiments.command.program import composed, guarded
 from experiments.store.records import read_records
+from experiments.training import course as train
 from experiments.training import data as batches
 from experiments.training.loop import Epoch, best_of
 from experiments.training.recipes import Recipe
@@ -347,7 +348,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         )
         monkeypatch.setattr(sys, "argv", ["train", *usual, *arguments])
         capsys.readouterr()
-        code = guarded(lambda: train.main([*usual, *arguments]), "train")
+        code = guarded(lambda: train_command.main([*usual, *arguments]), "train")
         return Ended(code, *capsys.readouterr())
 
     return call
