@@ -7,7 +7,10 @@ READY := .venv/.ready
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-quick test-slow test-all test-slurm test-faults test-gpu fuzz lint clean
+.PHONY: help demo test test-quick test-slow test-all test-slurm test-faults test-gpu fuzz lint docs dist clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(READY) ## the main job on six photographs, no download
 	$(BIN)/python run.py pictures=6
@@ -38,17 +41,25 @@ MINUTES ?= 3
 fuzz: $(READY) ## each parser of foreign files for so many minutes
 	$(BIN)/python -m tests.fuzz minutes=$(MINUTES)
 
-lint: $(READY) ## style and types
+lint: $(READY) ## style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+docs: $(READY) ## the documentation as a site, in results/site; a warning is an error
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -W --keep-going -q docs results/site
+
+dist: $(READY) ## wheel and source distribution, in dist
+	$(BIN)/python -m build .
 
 # torch first: without it pip would look for the newest build that torchvision and grad-cam admit
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev,docs]"
 	touch $@
 
-clean:
+clean: ## what `make` has built
 	rm -rf .venv

@@ -347,7 +347,7 @@ def explain(
         model: maps (B, 3, H, W), normalised, to logits (B, K); it is copied, never changed.
         images: as the network takes them (normalised), float (B, 3, H, W); the maps lie on their device.
         targets: class indices (B,), or one for all; None: the classes that the network predicts.
-        method, target_layer, seed, batch_size, precision, progress, **settings: see :class:`Explainer`.
+        method, target_layer, seed, batch_size, precision, progress, settings: see :class:`Explainer`.
         ids: of the images, for their seeds; None: "0", "1", ...
 
     Raises:
