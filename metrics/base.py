@@ -17,11 +17,12 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
+from suny.images.masks import Mask
 from suny.interventions.pixels import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-# A metric may need these beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
-# explain the image again, or the method's values of the channels.
-Need = Literal["boxes", "parts", "causes", "sides", "explain", "channels"]
+# A metric may need these beside the saliency map: annotated boxes, masks or parts, known causes, the two maps of the two sides,
+# to explain the image again, or the method's values of the channels.
+Need = Literal["boxes", "masks", "parts", "causes", "sides", "explain", "channels"]
 Side = Literal["saliency", "necessity", "sufficiency"]
 Change = Literal["remove", "keep"]
 Part = tuple[str, float, float]
@@ -39,11 +40,13 @@ class Frame:
 
     Args:
         boxes: edges in pixels of the upright image, in full.
+        mask: the object's mask on the upright image, bool (height, width), on the CPU; None where there is none.
         upright: maps a place (x, y) of the view to the upright image, pixels.
     """
 
     boxes: Sequence[Box]
     upright: Callable[[float, float], tuple[float, float]]
+    mask: Mask | None = None
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Case:
         target: the explained class.
         saliency: the map, (H, W), finite and >= 0, on the engine's device.
         boxes: in pixels of the network's view; empty where there are none.
+        mask: the object's mask in the network's view, bool (H, W), on the engine's device; None where there is none.
         parts: named points (x, y) in pixels of the network's view.
         necessity, sufficiency: maps of the two sides, as ``saliency``; None where the method has one map.
         frame: the upright image; None where it is not known.
@@ -73,6 +77,7 @@ class Case:
     target: int
     saliency: Tensor
     boxes: Sequence[Box] = ()
+    mask: Tensor | None = None
     parts: Sequence[Part] = ()
     necessity: Tensor | None = None
     sufficiency: Tensor | None = None

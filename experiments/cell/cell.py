@@ -41,9 +41,10 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
-from suny.images.dataset import ImageList, Sample, upright_annotation
+from suny.images.dataset import ImageList, Sample, upright_annotated_mask, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
+from suny.images.masks import Mask
 from suny.images.view import View
 from suny.interventions.pixels import tied_fraction
 from suny.later import import_all
@@ -417,7 +418,7 @@ class Cell:
     def case(self, engine: Engine, sample: Sample, image: ExplainedImage) -> tuple[Case, int]:
         """The explained image as the metrics take it, and how many of its boxes the crop has lost."""
         view, size = self.classifier.view, image.decoded.image.size
-        upright = self._upright_boxes(sample, image.decoded)
+        upright, mask = self._upright_truth(sample, image.decoded)
         boxes, lost = view.boxes(upright, size)
         explanation, explainer = image.explanation, self.run.explainer
 
@@ -433,10 +434,11 @@ class Cell:
             image.target,
             saliency=clean(explanation.saliency),
             boxes=boxes,
+            mask=None if mask is None else torch.from_numpy(view.mask(mask)).to(engine.device),
             parts=parts_in_view(view, sample, size),
             necessity=None if explanation.necessity is None else clean(explanation.necessity),
             sufficiency=None if explanation.sufficiency is None else clean(explanation.sufficiency),
-            frame=Frame(upright, lambda x, y: view.upright(x, y, size)),
+            frame=Frame(upright, lambda x, y: view.upright(x, y, size), mask),
             causes=self.run.dataset.known_causes(sample, view, engine.device),
             channels=None if explanation.channels is None else explanation.channels[0],
             clean=image.p,
@@ -479,13 +481,14 @@ class Cell:
             "label": sample.label,
         }
 
-    def _upright_boxes(self, sample: Sample, decoded: Decoded) -> list[Box]:
+    def _upright_truth(self, sample: Sample, decoded: Decoded) -> tuple[list[Box], Mask | None]:
+        """Boxes and mask of the upright image."""
         try:
-            return list(upright_annotation(sample, decoded))
+            return upright_annotation(sample, decoded), upright_annotated_mask(sample, decoded)
         except UserError:
             if self.run.dataset.strict:
                 raise
-            return []
+            return [], None
 
     def write(self, files: ImageFiles, image: str, explained: ExplainedImage, again: bool) -> None:
         """Writes the files that are wanted for an image (:meth:`experiments.store.files.ImageFiles.write`)."""
@@ -565,6 +568,8 @@ def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[st
     lacks: dict[Need, str] = {}
     if not images.has_boxes:
         lacks["boxes"] = f"dataset '{run.dataset.name}' has no boxes"
+    if not any(s.mask for s in images.samples):
+        lacks["masks"] = f"dataset '{run.dataset.name}' has no masks"
     if not any(s.parts for s in images.samples):
         lacks["parts"] = f"dataset '{run.dataset.name}' has no parts"
     if not images.has_causes:
