@@ -41,7 +41,7 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
-from suny.images.dataset import ImageList, Sample, upright_annotated_mask, upright_annotation
+from suny.images.dataset import ImageList, Sample, object_in_view, upright_annotated_mask, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
 from suny.images.masks import Mask
@@ -198,7 +198,7 @@ class Cell:
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
         with closing(ProgressBar(self.title, done, count)) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming, done):
-                write = partial(self.write, self.files[sample.image], sample.image, again=True)
+                write = partial(self.write, self.files[sample.image], sample, again=True)
                 try:
                     # the engine's own passes halve their batches by themselves; this does it for memory beside them
                     folder.append(engine.fitting(partial(self.record, engine, sample, loaded, write)))
@@ -217,7 +217,7 @@ class Cell:
         with closing(ProgressBar(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming):
                 record = known[sample.image]
-                write = partial(self.write, self.files[sample.image], sample.image, again=False)
+                write = partial(self.write, self.files[sample.image], sample, again=False)
                 try:
                     completed = engine.fitting(partial(self.complete, engine, sample, record, loaded, write))
                     if completed is not record:
@@ -490,7 +490,7 @@ class Cell:
                 raise
             return [], None
 
-    def write(self, files: ImageFiles, image: str, explained: ExplainedImage, again: bool) -> None:
+    def write(self, files: ImageFiles, sample: Sample, explained: ExplainedImage, again: bool) -> None:
         """Writes the files that are wanted for an image (:meth:`experiments.store.files.ImageFiles.write`)."""
         if files.picture is None and files.maps is None:
             return
@@ -498,8 +498,10 @@ class Cell:
         def draw(path: Path) -> None:
             from experiments.figures.explanation import save_picture  # not above: few runs draw
 
-            caption = f"{image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
-            save_picture(path, self.classifier.view.visible(explained.decoded.image), explained.explanation, caption)
+            view, decoded = self.classifier.view, explained.decoded
+            caption = f"{sample.image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
+            inside = object_in_view(sample, decoded, view)
+            save_picture(path, view.visible(decoded.image), explained.explanation, caption, inside)
 
         files.write(explained.explanation, draw, again)
 

@@ -24,7 +24,7 @@ from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.filecache import FileCache, Store, absolute
-from suny.images.geometry import Box, upright_box
+from suny.images.geometry import Box, box_mask, upright_box
 from suny.images.masks import Mask, mask_of, resized, upright_mask
 
 if TYPE_CHECKING:  # a folder that is missing is told without torch
@@ -354,6 +354,19 @@ def upright_annotated_mask(sample: Sample, decoded: Decoded) -> Mask | None:
     frame, target, made_on_stored = _frames(sample, decoded)
     mask = resized(mask_of(sample.mask, frame), target)
     return upright_mask(mask, decoded.orientation) if made_on_stored else mask
+
+
+def object_in_view(sample: Sample, decoded: Decoded, view: View) -> Mask | None:
+    """Which pixels of the network's view belong to the sample's object, bool (H, W): its mask, else its boxes; None where
+    neither is known, or the annotation does not fit the image."""
+    try:
+        mask, boxes = upright_annotated_mask(sample, decoded), upright_annotation(sample, decoded)
+    except UserError:
+        return None
+    if mask is not None:
+        return view.mask(mask)
+    seen = view.boxes(boxes, decoded.image.size)[0]
+    return box_mask(seen, view.crop, view.crop).numpy() if seen else None
 
 
 def _frames(sample: Sample, decoded: Decoded) -> tuple[tuple[int, int], tuple[int, int], bool]:
