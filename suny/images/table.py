@@ -15,7 +15,8 @@ line or ImageNet's classes; without such a list names that all are WordNet ids a
 numbered in sorted order. Whole numbers are class indices themselves, from 0 on, unless they are names of the list.
 
 The file is UTF-8, with or without a byte order mark, its lines end as they do on any system, and values stand in quotes where
-they have to. Blanks around values and empty lines mean nothing.
+they have to. Blanks around values, and empty lines below the header, mean nothing; values that are missing at the end of a line
+are empty.
 """
 
 from __future__ import annotations
@@ -231,6 +232,8 @@ class Table(Dataset):
                     f"{'' if names is None else ', the list of classes'}."
                 )
             return found, dict(enumerate(names or map(str, range(max(found.values()) + 1)))), space
+        if names is not None:
+            other = next(label for label in given if label not in indices)
         where = f"{file}, line {given[other]}, column {self.label}"
         if names is not None:
             raise unknown_class(other, list(indices), where)
@@ -289,22 +292,19 @@ class _Lines:
         header = next((line for line in text.splitlines() if line.strip()), "")
         try:
             separator = separator or max(_SEPARATORS, key=lambda s: len(next(csv.reader([header], delimiter=s), [])))
-            # the header is read as a line, so that one with more values than it is refused, and one with fewer is seen
+            # the header is read as a line, so that one with more values than it is refused
             table = pd.read_csv(
                 io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
             )
         except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError, csv.Error) as error:
             said = str(error).strip().removeprefix("Error tokenizing data. C error: ").rstrip(".")
             raise UserError(f"{file} is no table: {said}.") from error
-        table = table.fillna("\0").apply(lambda column: column.str.strip(" \t"))
-        blank = (table == "").all(axis=1) | ((table.iloc[:, 0] == "") & (table.iloc[:, 1:] == "\0").all(axis=1))
-        table = table[~blank]
+        table = table.fillna("").apply(lambda column: column.str.strip(" \t"))
+        table = table[(table != "").any(axis=1)]
         numbers = [int(at) + 1 for at in table.index]
         for at, row in zip(numbers, table.itertuples(index=False), strict=True):
             if any("\n" in value or "\r" in value for value in row):
                 raise UserError(f"{file}, line {at}: a value goes on in the next line; is a quote not closed?")
-            if "\0" in row:
-                raise UserError(f"{file}, line {at}: {row.index(chr(0))} values for {len(row)} columns.")
         names = [] if table.empty else [str(name) for name in table.iloc[0]]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
