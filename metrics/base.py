@@ -59,7 +59,6 @@ class Case:
         target: the explained class.
         saliency: the map, (H, W), finite and >= 0, on the engine's device.
         boxes: in pixels of the network's view; empty where there are none.
-        mask: the object's mask in the network's view, bool (H, W), on the engine's device; None where there is none.
         parts: named points (x, y) in pixels of the network's view.
         necessity, sufficiency: maps of the two sides, as ``saliency``; None where the method has one map.
         frame: the upright image; None where it is not known.
@@ -68,6 +67,7 @@ class Case:
         clean: p_c(I) where it is known already.
         seed: the seed of the image, for metrics that draw random numbers.
         explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
+        mask: the object's mask in the network's view, bool (H, W), on the engine's device; None where there is none.
         notes: entries that metrics want in the record beside their value.
         curves: whole curves by name: values and fractions of pixels, one of each per point.
     """
@@ -77,7 +77,6 @@ class Case:
     target: int
     saliency: Tensor
     boxes: Sequence[Box] = ()
-    mask: Tensor | None = None
     parts: Sequence[Part] = ()
     necessity: Tensor | None = None
     sufficiency: Tensor | None = None
@@ -87,6 +86,7 @@ class Case:
     clean: float | None = None
     seed: int = 0
     explain: Callable[[Engine, int], Tensor] | None = None
+    mask: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)

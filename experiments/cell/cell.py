@@ -434,7 +434,6 @@ class Cell:
             image.target,
             saliency=clean(explanation.saliency),
             boxes=boxes,
-            mask=None if mask is None else torch.from_numpy(view.mask(mask)).to(engine.device),
             parts=parts_in_view(view, sample, size),
             necessity=None if explanation.necessity is None else clean(explanation.necessity),
             sufficiency=None if explanation.sufficiency is None else clean(explanation.sufficiency),
@@ -444,6 +443,7 @@ class Cell:
             clean=image.p,
             seed=self.seed_of(sample),
             explain=None if isinstance(explainer, StoredMaps) else explain_again,
+            mask=None if mask is None else torch.from_numpy(view.mask(mask)).to(engine.device),
         )
         return case, lost
 
