@@ -38,12 +38,13 @@ from suny.images.dataset import (
     unknown_class,
     wrong_layout,
 )
+from suny.images.decode import MOST_PIXELS
 from suny.images.geometry import Box
 from suny.images.masks import run_lengths
 
 _LAYOUT = "annotations/instances_<name>.json (dataset.annotations=FILE names another one) and the folder <name> of its images"
 
-# pixels along a side; what files say beyond that is a mistake, and would be an array
+# pixels along a side: what a file says beyond that is a mistake
 _LONGEST_SIDE = 2**16
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -197,7 +198,7 @@ def _parsed(file: Path) -> _Instances:
     """
     try:
         content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        found = TypeAdapter(_Instances).validate_json(content)
+        found = TypeAdapter(_Instances).validate_json(content, strict=True)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}.") from error
     except pydantic.ValidationError as error:
@@ -217,6 +218,10 @@ def _parsed(file: Path) -> _Instances:
             if one[key] in seen:
                 raise UserError(f"{file}: {what}[{at}].{key} {one[key]!a:.200} is there twice; remove one of the two.")
             seen.add(one[key])
+    large = next((i for i in found["images"] if i["width"] * i["height"] > MOST_PIXELS), None)
+    if large is not None:
+        size = f"{large['width']} x {large['height']}"
+        raise UserError(f"{file}: image {large['file_name']} has {size} pixels; at most {MOST_PIXELS} are decoded.")
     for at, one in enumerate(found["annotations"]):
         for key, ids in (("image_id", "images id"), ("category_id", "categories id")):
             if one[key] not in known[ids]:  # type: ignore[literal-required]
