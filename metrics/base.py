@@ -17,11 +17,12 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
+from suny.images.masks import Mask
 from suny.interventions.pixels import Substrate, Ties, pixel_order, rank_of, replace_top, substrate
 
-# A metric may need these beside the saliency map: annotated boxes or parts, known causes, the two maps of the two sides, to
-# explain the image again, or the method's values of the channels.
-Need = Literal["boxes", "parts", "causes", "sides", "explain", "channels"]
+# A metric may need these beside the saliency map: annotated boxes, masks or parts, known causes, the two maps of the two sides,
+# to explain the image again, or the method's values of the channels.
+Need = Literal["boxes", "masks", "parts", "causes", "sides", "explain", "channels"]
 Side = Literal["saliency", "necessity", "sufficiency"]
 Change = Literal["remove", "keep"]
 Part = tuple[str, float, float]
@@ -39,11 +40,13 @@ class Frame:
 
     Args:
         boxes: edges in pixels of the upright image, in full.
+        mask: the object's mask on the upright image, bool (height, width), on the CPU; None where there is none.
         upright: maps a place (x, y) of the view to the upright image, pixels.
     """
 
     boxes: Sequence[Box]
     upright: Callable[[float, float], tuple[float, float]]
+    mask: Mask | None = None
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Case:
         clean: p_c(I) where it is known already.
         seed: the seed of the image, for metrics that draw random numbers.
         explain: explains the image again, with another engine and seed: -> (H, W); None where it can't be.
+        mask: the object's mask in the network's view, bool (H, W), on the engine's device; None where there is none.
         notes: entries that metrics want in the record beside their value.
         curves: whole curves by name: values and fractions of pixels, one of each per point.
     """
@@ -82,6 +86,7 @@ class Case:
     clean: float | None = None
     seed: int = 0
     explain: Callable[[Engine, int], Tensor] | None = None
+    mask: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)

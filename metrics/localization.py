@@ -1,4 +1,4 @@
-"""Localization: does the map lie on the object? Boxes are the data set's, followed through resize and crop."""
+"""Localization: does the map lie on the object? Boxes and masks are the data set's, followed through resize and crop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
-from metrics.base import BaseMetric, Case, Need, Side
+from metrics.base import BaseMetric, Case, Frame, Need, Side
 from metrics.statistics import Entry, class_mean_interval, maximum_interval
 from suny.configured import configured
 from suny.images.geometry import Box, box_mask
@@ -43,8 +44,7 @@ class PointingGame(BaseMetric):
     def measure(self, case: Case) -> float | None:
         if not case.frame or not case.frame.boxes or not case.boxes:  # there are none, or the crop has lost all of them
             return None
-        y, x = divmod(int(case.saliency.argmax()), case.saliency.shape[1])
-        px, py = (int(np.floor(v)) for v in case.frame.upright(x + 0.5, y + 0.5))
+        px, py = _pointed(case.saliency, case.frame)
         return float(any(_squared_distance(px, py, b) < max(self.tolerance, 1) ** 2 for b in case.frame.boxes))
 
     def summarise(self, values: Sequence[Any], classes: Sequence[Any]) -> Entry:
@@ -55,6 +55,30 @@ class PointingGame(BaseMetric):
         """Hits, weighted so that every class weighs the same."""
         sizes = Counter(str(c) for c in classes)
         return [v * len(values) / (len(sizes) * sizes[str(c)]) for v, c in zip(values, classes, strict=True)]
+
+
+@configured
+class PointingGameMask(PointingGame):
+    """1 where the map's maximum lies in the object's mask or near it, as :class:`PointingGame` has it for boxes."""
+
+    name = "pointing_game_mask"
+    needs = frozenset({"masks"})
+
+    def measure(self, case: Case) -> float | None:
+        if not case.frame or case.frame.mask is None or case.mask is None or not bool(case.mask.any()):
+            return None
+        px, py = _pointed(case.saliency, case.frame)
+        reach = max(self.tolerance, 1)
+        top, left = max(py - reach, 0), max(px - reach, 0)
+        y, x = np.nonzero(case.frame.mask[top : max(py + reach, 0), left : max(px + reach, 0)])
+        return float(((y + top - py) ** 2 + (x + left - px) ** 2 < reach**2).any())
+
+
+def _pointed(saliency: Tensor, frame: Frame) -> tuple[int, int]:
+    """Column and row of the upright image's pixel that the first maximum of a map (H, W) lies in."""
+    y, x = divmod(int(saliency.argmax()), saliency.shape[1])
+    px, py = (int(np.floor(v)) for v in frame.upright(x + 0.5, y + 0.5))
+    return px, py
 
 
 def _squared_distance(x: int, y: int, box: Box) -> float:

@@ -90,6 +90,17 @@ def stretched(image: NDArray[Any]) -> Floats:
     return (values - low) / (float(high - low) or 1.0)
 
 
+def outlined(picture: Floats, inside: NDArray[np.bool_]) -> Floats:
+    """A picture (H, W, 3), 0..1, with the outline of an object, bool (H, W): its outermost pixels white, those around it
+    black."""
+    around = np.pad(inside, 1, mode="edge")
+    neighbours = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    result = picture.copy()
+    result[inside & ~neighbours.all(0)] = 1.0
+    result[~inside & neighbours.any(0)] = 0.0
+    return result
+
+
 def draw(rows: Sequence[Sequence[tuple[str, Floats]]], captions: Sequence[str], boxes: Sequence[Sequence[Edges]]) -> Figure:
     """A figure with a line of pictures for each image.
 

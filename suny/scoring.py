@@ -35,6 +35,7 @@ _BESIDE = ("target", "prob", "label", "status")
 # how what a metric needs can be given; what is not here is known of a data set alone
 _GIVEN = {
     "boxes": "give boxes=",
+    "masks": "give masks=",
     "sides": "give an explanation with necessity and sufficiency maps",
     "explain": "give the explanation of suny.explain, which can be repeated",
 }
@@ -48,6 +49,7 @@ def score(
     targets: Any = None,
     boxes: Boxes | None = None,
     *,
+    masks: Any = None,
     target_layer: str | None = None,
     labels: Sequence[Any] | None = None,
     ids: Sequence[str] | None = None,
@@ -68,6 +70,7 @@ def score(
             that need what is not given; or metrics of your own.
         targets: the explained classes, an index for each image or one for all; None: the explanation's, or the predicted ones.
         boxes: for each image the boxes of the object as edges (x0, y0, x1, y1) in pixels of the image.
+        masks: for each image which of its pixels belong to the object, a bool tensor or array (B, H, W).
         target_layer: where the network is cut (a metric hardly ever asks); None: the explanation's, or the last feature map.
         labels: the class of each image, for metrics that are means over classes.
         ids: of the images; None: the explanation's, or "0", "1", ...
@@ -101,20 +104,22 @@ def score(
         seed = explained.seed if seed is None else seed
     prepared = opened(model, images, target_layer, batch_size, precision)
     count = len(prepared.images)
-    chosen = _chosen(metrics, points, seed or 0, explained, boxes)
+    chosen = _chosen(metrics, points, seed or 0, explained, boxes is not None, masks is not None)
     sides = _fitted(maps, prepared.images)
     names = checked_ids(ids, count)
-    for what, given in (("boxes", boxes), ("labels", labels)):
+    for what, given in (("boxes", boxes), ("masks", masks), ("labels", labels)):
         if given is not None and len(given) != count:
             raise UserError(f"{what} are {len(given)} for {count} images: give one entry for each image.")
+    inside = None if masks is None else _masks(masks, prepared.images)
     classes = None if targets is None else prepared.classes(targets)
     rows = []
     with torch.no_grad(), bar_over(count, "scores", progress) as bar:
         for at, name in enumerate(names):
             own = {side: batch[at] for side, batch in sides.items()}
             around = _boxes(boxes[at], prepared.images) if boxes else []
+            truth = (around, None if inside is None else inside[at])
             target = None if classes is None else classes[at]
-            one = partial(_row, prepared, at, target, own, around, image_seed(seed or 0, name), chosen, explained)
+            one = partial(_row, prepared, at, target, own, truth, image_seed(seed or 0, name), chosen, explained)
             rows.append({**prepared.engine.fitting(one), "label": None if labels is None else labels[at]})
             bar.update()
     frame = pd.DataFrame(rows, index=pd.Index(names, name="image"), columns=[*_BESIDE, *chosen])
@@ -206,14 +211,15 @@ def _row(
     at: int,
     target: int | None,
     maps: Mapping[str, Tensor],
-    boxes: Sequence[Box],
+    truth: tuple[Sequence[Box], Tensor | None],
     seed: int,
     metrics: Mapping[str, Metric],
     explained: Explanation | None,
 ) -> dict[str, Any]:
-    """One image's entries: its class, p_c, status and metrics."""
+    """One image's entries: its class, p_c, status and metrics; ``truth`` are its boxes and its mask."""
     from metrics.base import Case, Frame
 
+    boxes, mask = truth
     engine, image = prepared.engine, prepared.images[at]
     probabilities = prepared.probabilities(image)
     target = int(probabilities.argmax()) if target is None else target
@@ -233,7 +239,9 @@ def _row(
         necessity=clean.get("necessity"),
         sufficiency=clean.get("sufficiency"),
         boxes=boxes,
-        frame=Frame(boxes, lambda x, y: (x, y)),  # what lies upright behind the network's view is not known
+        mask=mask,
+        # what lies upright behind the network's view is not known
+        frame=Frame(boxes, lambda x, y: (x, y), None if mask is None else mask.cpu().numpy()),
         clean=float(probabilities[target]),
         seed=seed,
         explain=None if explainer is None or isinstance(explainer, StoredMaps) else again,
@@ -258,15 +266,21 @@ def _measured(metric: Metric, case: Case) -> Any:
 
 
 def _chosen(
-    metrics: str | Sequence[str | Metric], points: int | None, seed: int, explained: Explanation | None, boxes: Boxes | None
+    metrics: str | Sequence[str | Metric],
+    points: int | None,
+    seed: int,
+    explained: Explanation | None,
+    boxes: bool,
+    masks: bool,
 ) -> dict[str, Metric]:
-    """The metrics by name.
+    """The metrics by name; ``boxes`` and ``masks``: whether they are given.
 
     Raises:
         UserError: an unknown one, or one that needs what is not given.
     """
     given = {
-        "boxes": boxes is not None,
+        "boxes": boxes,
+        "masks": masks,
         "sides": explained is not None and explained.necessity is not None,
         "explain": explained is not None and explained.explainer is not None,
     }
@@ -313,6 +327,15 @@ def _boxes(edges: Sequence[Sequence[float]], images: Tensor) -> list[Box]:
             raise UserError(f"boxes: {list(one)} is no box: give edges (x0, y0, x1, y1) in pixels of the image.")
     boxes = [Box(*(float(edge) for edge in one)).clip(width, height) for one in edges]
     return [box for box in boxes if box.area > 0]
+
+
+def _masks(masks: Any, images: Tensor) -> Tensor:
+    """Masks as a bool tensor (B, H, W) on the images' device."""
+    array = masks.detach().cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
+    wanted = (len(images), *images.shape[-2:])
+    if array.shape != wanted or not (array.dtype == bool or np.isin(array, (0, 1)).all()):
+        raise UserError(f"masks have the shape {array.shape} of {array.dtype}: give {wanted}, True where the object is.")
+    return torch.from_numpy(array.astype(bool)).to(images.device)
 
 
 def _metric(name: str) -> Metric | None:

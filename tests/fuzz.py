@@ -34,10 +34,13 @@ from metrics.deletion_insertion import Deletion
 from suny.configured import configured
 from suny.errors import UserError
 from suny.images import decode as decoding
+from suny.images.coco import Coco
 from suny.images.cub import Cub
 from suny.images.dataset import ImageList, refuse_id
 from suny.images.decode import UnreadableImage, decode, stored_size
 from suny.images.ilsvrc2012 import read_xml
+from suny.images.masks import mask_of
+from suny.images.table import Table
 
 Bytes = st.SearchStrategy[bytes]
 
@@ -150,6 +153,63 @@ class CubLists:
             assert all(box.area > 0 and box.overhang(30, 20) <= 2 for box in sample.boxes) or not sample.path.is_file()
 
 
+class Tables:
+    """A table of images, labels and boxes, and its list of classes: files below the folder, classes of a list, boxes that have
+    a size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "photos"
+        self.root.mkdir()
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (30, 20)).save(self.root / name)
+        self.inputs = files(
+            b"image,label,x0,y0,x1,y1\na.png,cat,1,2,20.5,10\na.png,cat,3,3,9,9\nb.png,dog,0,0,30,20\n",
+            b'\xef\xbb\xbfimage;label\r\n"a.png";7\r\nb.png;0\r\n',
+            b"image\tlabel\na.png\tn01440764\n",
+        )
+
+    def check(self, content: Any) -> None:
+        (self.root / "t.csv").write_bytes(content)
+        found = Table(name="table", root=str(self.root), strict=False).load()
+        for sample in found.samples:
+            refuse_id(sample.image, "fuzz")
+            assert sample.label is None or 0 <= sample.label <= max(found.class_names)
+            assert all(box.area > 0 for box in sample.boxes) or not sample.path.is_file()
+
+
+class CocoInstances:
+    """Instances in COCO's format: boxes that have a size, and masks of their image's size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "photos"
+        self.root.mkdir()
+        Image.new("RGB", (30, 20)).save(self.root / "a.png")
+        shapes = [[[1.5, 2, 9, 2, 9, 8.5]], {"size": [20, 30], "counts": [22, 5, 573]}, {"size": [20, 30], "counts": "f05ma0"}]
+        self.inputs = files(
+            *(
+                json.dumps({
+                    "images": [{"id": 4, "file_name": "a.png", "width": 30, "height": 20}],
+                    "categories": [{"id": 7, "name": "cat"}, {"id": 2, "name": "dog"}],
+                    "annotations": [{
+                        "id": 1, "image_id": 4, "category_id": 7, "bbox": [1, 2, 8, 6.5], "area": 26, "iscrowd": 0,
+                        "segmentation": shape,
+                    }],
+                }).encode()
+                for shape in shapes
+            )
+        )  # fmt: skip
+
+    def check(self, content: Any) -> None:
+        (self.root / "instances_a.json").write_bytes(content)
+        for sample in Coco(name="coco", root=str(self.root), strict=False).load().samples:
+            refuse_id(sample.image, "fuzz")
+            assert all(box.area > 0 for box in sample.boxes) or not sample.path.is_file()
+            assert sample.label in (0, 1)
+            if sample.mask is not None and sample.annotated_size is not None:
+                width, height = sample.annotated_size
+                assert mask_of(sample.mask, (width, height)).shape == (height, width)
+
+
 class Records:
     """The records of a cell: those that are read are whole and can be summarised; what is not is kept aside; reading twice is
     reading once."""
@@ -230,7 +290,9 @@ class Images:
         assert np.asarray(decoded.image).shape == (*decoded.image.size[::-1], 3)
 
 
-PARSERS: dict[str, Callable[[Path], Any]] = {"xml": Xml, "cub": CubLists, "records": Records, "images": Images}
+PARSERS: dict[str, Callable[[Path], Any]] = {
+    "xml": Xml, "cub": CubLists, "table": Tables, "coco": CocoInstances, "records": Records, "images": Images,
+}  # fmt: skip
 
 
 def fuzz(name: str, examples: int, start: int, shrink: bool = True) -> int:

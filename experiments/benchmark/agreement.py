@@ -37,7 +37,7 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, Precision, default_batch_size
 from suny.explanation import Explainer, Explanation
 from suny.images.dataset import Sample
-from suny.images.geometry import Box
+from suny.images.geometry import Box, box_mask
 from suny.seeds import image_seed
 
 MOST_OF_MAP, MOST_OF_DIRECTION, MOST_OF_METRIC = 5e-4, 1e-3, 1e-3
@@ -199,6 +199,7 @@ class DeviceComparison:
         image, target, seed = self._input(at, engine)
         decoded = load(sample, view)[0]
         size = decoded.image.size
+        inside = box_mask(sample.boxes, size[1], size[0]).numpy()  # for metrics of masks: these data sets have none
 
         def there(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[0].to(engine.device)
@@ -215,11 +216,12 @@ class DeviceComparison:
             parts=parts_in_view(view, sample, size),
             necessity=there(maps.necessity),
             sufficiency=there(maps.sufficiency),
-            frame=Frame(sample.boxes, lambda x, y: view.upright(x, y, size)),
+            frame=Frame(sample.boxes, lambda x, y: view.upright(x, y, size), inside),
             causes=self.run.dataset.known_causes(sample, view, engine.device),
             channels=there(maps.channels),
             seed=seed,
             explain=again,
+            mask=torch.from_numpy(view.mask(inside)).to(engine.device),
         )
 
     def _skipped(self, metric: Metric, maps: Explanation) -> bool:

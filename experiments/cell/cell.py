@@ -41,9 +41,10 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
-from suny.images.dataset import ImageList, Sample, upright_annotation
+from suny.images.dataset import ImageList, Sample, object_in_view, upright_annotated_mask, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
+from suny.images.masks import Mask
 from suny.images.view import View
 from suny.interventions.pixels import tied_fraction
 from suny.later import import_all
@@ -197,7 +198,7 @@ class Cell:
         ahead = prefetch(samples, self.classifier.view, self.run.settings.workers)
         with closing(ProgressBar(self.title, done, count)) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming, done):
-                write = partial(self.write, self.files[sample.image], sample.image, again=True)
+                write = partial(self.write, self.files[sample.image], sample, again=True)
                 try:
                     # the engine's own passes halve their batches by themselves; this does it for memory beside them
                     folder.append(engine.fitting(partial(self.record, engine, sample, loaded, write)))
@@ -216,7 +217,7 @@ class Cell:
         with closing(ProgressBar(self.title, 0, len(samples))) as bar, closing(ahead) as coming:
             for at, (sample, loaded) in enumerate(coming):
                 record = known[sample.image]
-                write = partial(self.write, self.files[sample.image], sample.image, again=False)
+                write = partial(self.write, self.files[sample.image], sample, again=False)
                 try:
                     completed = engine.fitting(partial(self.complete, engine, sample, record, loaded, write))
                     if completed is not record:
@@ -417,7 +418,7 @@ class Cell:
     def case(self, engine: Engine, sample: Sample, image: ExplainedImage) -> tuple[Case, int]:
         """The explained image as the metrics take it, and how many of its boxes the crop has lost."""
         view, size = self.classifier.view, image.decoded.image.size
-        upright = self._upright_boxes(sample, image.decoded)
+        upright, mask = self._upright_truth(sample, image.decoded)
         boxes, lost = view.boxes(upright, size)
         explanation, explainer = image.explanation, self.run.explainer
 
@@ -436,12 +437,13 @@ class Cell:
             parts=parts_in_view(view, sample, size),
             necessity=None if explanation.necessity is None else clean(explanation.necessity),
             sufficiency=None if explanation.sufficiency is None else clean(explanation.sufficiency),
-            frame=Frame(upright, lambda x, y: view.upright(x, y, size)),
+            frame=Frame(upright, lambda x, y: view.upright(x, y, size), mask),
             causes=self.run.dataset.known_causes(sample, view, engine.device),
             channels=None if explanation.channels is None else explanation.channels[0],
             clean=image.p,
             seed=self.seed_of(sample),
             explain=None if isinstance(explainer, StoredMaps) else explain_again,
+            mask=None if mask is None else torch.from_numpy(view.mask(mask)).to(engine.device),
         )
         return case, lost
 
@@ -479,15 +481,16 @@ class Cell:
             "label": sample.label,
         }
 
-    def _upright_boxes(self, sample: Sample, decoded: Decoded) -> list[Box]:
+    def _upright_truth(self, sample: Sample, decoded: Decoded) -> tuple[list[Box], Mask | None]:
+        """Boxes and mask of the upright image."""
         try:
-            return list(upright_annotation(sample, decoded))
+            return upright_annotation(sample, decoded), upright_annotated_mask(sample, decoded)
         except UserError:
             if self.run.dataset.strict:
                 raise
-            return []
+            return [], None
 
-    def write(self, files: ImageFiles, image: str, explained: ExplainedImage, again: bool) -> None:
+    def write(self, files: ImageFiles, sample: Sample, explained: ExplainedImage, again: bool) -> None:
         """Writes the files that are wanted for an image (:meth:`experiments.store.files.ImageFiles.write`)."""
         if files.picture is None and files.maps is None:
             return
@@ -495,8 +498,10 @@ class Cell:
         def draw(path: Path) -> None:
             from experiments.figures.explanation import save_picture  # not above: few runs draw
 
-            caption = f"{image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
-            save_picture(path, self.classifier.view.visible(explained.decoded.image), explained.explanation, caption)
+            view, decoded = self.classifier.view, explained.decoded
+            caption = f"{sample.image}: {self.classifier.class_name(explained.target)}, p = {explained.p:.3f}"
+            inside = object_in_view(sample, decoded, view)
+            save_picture(path, view.visible(decoded.image), explained.explanation, caption, inside)
 
         files.write(explained.explanation, draw, again)
 
@@ -565,6 +570,8 @@ def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[st
     lacks: dict[Need, str] = {}
     if not images.has_boxes:
         lacks["boxes"] = f"dataset '{run.dataset.name}' has no boxes"
+    if not any(s.mask for s in images.samples):
+        lacks["masks"] = f"dataset '{run.dataset.name}' has no masks"
     if not any(s.parts for s in images.samples):
         lacks["parts"] = f"dataset '{run.dataset.name}' has no parts"
     if not images.has_causes:

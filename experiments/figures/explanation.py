@@ -16,7 +16,8 @@ from PIL import Image
 
 from experiments.store.records import replacing
 from suny.explanation import Explanation
-from suny.plots import draw_legend, drawable, heat, over, panels
+from suny.images.masks import Mask
+from suny.plots import draw_legend, drawable, heat, outlined, over, panels
 
 # Names of files and classes stand in titles, and a dollar in them is no formula.
 plt.rcParams["text.parse_math"] = False
@@ -24,7 +25,7 @@ plt.rcParams["text.parse_math"] = False
 _CAPTIONED = ("E_N(F_N)", "E_S(F_S)", "E_S(empty)")
 
 
-def save_picture(path: Path, visible: Image.Image, explanation: Explanation, caption: str) -> None:
+def save_picture(path: Path, visible: Image.Image, explanation: Explanation, caption: str, inside: Mask | None = None) -> None:
     """Draws the first explanation of a batch: input, maps and overlay side by side.
 
     With a necessity and a sufficiency map both are shown on one scale (they share a unit), then the two-dimensional map
@@ -35,6 +36,7 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
         visible: the network's view of the image.
         explanation: maps (B, H, W); the first is drawn.
         caption: the title.
+        inside: the annotated object, bool (H, W), outlined on the input; None: nothing is outlined.
     """
     photo = np.asarray(visible, dtype=np.float64) / 255.0
     numbers: dict[str, Any] = explanation.diagnostics[0] if explanation.diagnostics else {}
@@ -46,7 +48,7 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     widths = [1.0] * len(shown) + ([0.4] if two_sided else [])
     figure, axes = plt.subplots(1, len(widths), figsize=(2.5 * sum(widths), 3.2), width_ratios=widths, layout="constrained")
     for axis, (title, content) in zip(axes, shown, strict=False):
-        axis.imshow(content)
+        axis.imshow(content if inside is None or title != "input" else outlined(content, inside))
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     if two_sided:

@@ -242,7 +242,8 @@ def _time_picture(cell: Cell, image: str, explained: ExplainedImage) -> tuple[in
     """Draws a picture; returns its bytes and the seconds that it took."""
     with tempfile.TemporaryDirectory() as folder:
         files = ImageFiles.of(Path(folder), "picture", picture=True, maps=False)
-        _, seconds = _time(lambda: cell.write(files, image, explained, again=True))
+        sample = next(s for s in cell.samples if s.image == image)
+        _, seconds = _time(lambda: cell.write(files, sample, explained, again=True))
         return Path(folder, "pictures", "picture.png").stat().st_size, seconds
 
 

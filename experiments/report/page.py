@@ -26,8 +26,9 @@ from experiments.tables.render import LEGEND, cell_text, count_text, failures_te
 from experiments.tables.specs import SPECS
 from experiments.tables.text import HOLE, bounds, interval, number, p_value
 from suny.bivariate import bivariate
+from suny.images.masks import Mask, resized
 from suny.later import Later
-from suny.plots import common_scale, over
+from suny.plots import common_scale, outlined, over
 from suny.threads import one_thread
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def gallery(block: Block, limit: int, root: str | None) -> Json:
         })  # fmt: skip
         visible = images.visible(name)
         stored = stored or any("rank" in m for m in made)
-        photo = None if visible is None else _data_uri(visible.resize((side, side), Image.Resampling.LANCZOS), "JPEG")
+        photo = None if visible is None else _data_uri(_outlined(visible, images.object(name), side), "JPEG")
         content.append({"photo": photo, "maps": [{k: v for k, v in m.items() if k != "order"} for m in made]})
     notes = [
         f"The first {len(names)} of {len(fullest.records)} images." if len(names) < len(fullest.records) else "",
@@ -226,7 +227,8 @@ def gallery(block: Block, limit: int, root: str | None) -> Json:
         "" if stored else "No maps were stored: compute with maps=true.",
         "" if grids else "No curves were recorded: compute with curves=true.",
         "Maps show pixels by their rank, as the metrics use them: the brighter, the more salient; of two-sided methods "
-        "necessity is blue, sufficiency orange, both white. Disagreement leaves the controls out.",
+        "necessity is blue, sufficiency orange, both white. A line around the object shows its "
+        "annotation: the mask, or the boxes. Disagreement leaves the controls out.",
     ]
     titles = dict.fromkeys(title for entry in entries for values in entry["values"] for title in values or ())
     mean = [round(255 * m) for m in view_of(fullest).mean]
@@ -243,6 +245,15 @@ def gallery(block: Block, limit: int, root: str | None) -> Json:
         "images": entries,
         "content": content,
     }
+
+
+def _outlined(visible: Image.Image, inside: Mask | None, side: int) -> Image.Image:
+    """A view at another size, with the outline of its object."""
+    photo = visible.resize((side, side), Image.Resampling.LANCZOS)
+    if inside is None:
+        return photo
+    drawn = outlined(np.asarray(photo) / 255.0, resized(inside, (side, side)))
+    return Image.fromarray((drawn * 255).round().astype(np.uint8))
 
 
 def _entry(at: int, record: Record, cells: Sequence[Sequence[Result]], name: str, images: CellImages) -> Json:

@@ -93,7 +93,7 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
 
 def settings_of(group: str, made: Any) -> dict[str, Any]:
     """The registered name and all settings of a data set, network or method, without those that change no number."""
-    left_out = (*_PLACES[group], *(["maps"] if isinstance(made, StoredMaps) else []))
+    left_out = (*_PLACES[group], *getattr(made, "places", ()), *(["maps"] if isinstance(made, StoredMaps) else []))
     keys = {k: v for k, v in asdict(made).items() if k not in left_out}
     return _plain({"registered": registered(type(made)), **keys})
 

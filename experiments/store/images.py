@@ -19,8 +19,9 @@ from experiments.command.program import composed
 from experiments.store.reading import Result
 from suny.errors import UserError
 from suny.explanation import MissingMap
-from suny.images.dataset import Dataset, Sample
-from suny.images.decode import UnreadableImage, decode
+from suny.images.dataset import Dataset, Sample, object_in_view
+from suny.images.decode import Decoded, UnreadableImage, decode
+from suny.images.masks import Mask
 from suny.images.view import View
 
 Maps = Mapping[str, NDArray[Any]]
@@ -47,11 +48,20 @@ class CellImages:
 
     def visible(self, image: str) -> Image.Image | None:
         """The network's view; None where the image is not there or can't be decoded."""
+        found = self._decoded(image)
+        return None if found is None else self.view.visible(found[1].image)
+
+    def object(self, image: str) -> Mask | None:
+        """The annotated object in the network's view, bool (H, W); None where it is not known, or there is no view."""
+        found = self._decoded(image)
+        return None if found is None else object_in_view(*found, self.view)
+
+    def _decoded(self, image: str) -> tuple[Sample, Decoded] | None:
         sample = self.samples.get(image)
         if sample is None or not sample.path.is_file():
             return None
         try:
-            return self.view.visible(decode(sample.path).image)
+            return sample, decode(sample.path)
         except UnreadableImage:
             return None
 

@@ -53,7 +53,8 @@ SPECS = (
     Spec(
         "localization", "Localization, all measures",
         (
-            "energy_proportion", "pointing_game", "max_box_acc", "max_box_acc_v2", "iou",
+            "energy_proportion", "energy_proportion_mask", "pointing_game", "pointing_game_mask",
+            "max_box_acc", "max_box_acc_v2", "iou",
             "part_hits", "part_hits_n", "part_hits_s",
         ),
     ),

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.filecache import FileCache, Store, absolute
-from suny.images.geometry import Box, upright_box
+from suny.images.geometry import Box, box_mask, upright_box
+from suny.images.masks import Mask, mask_of, resized, upright_mask
 
 if TYPE_CHECKING:  # a folder that is missing is told without torch
     import torch
@@ -51,7 +52,8 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
-# imagenet: ImageNet's indices 0..999; own: the data set's official ids; folders: positions in a sorted list of folders
+# imagenet: ImageNet's indices 0..999; own: the data set's official ids; folders: positions in a sorted list of folders, or of
+# other names, which say nothing without the list
 LabelSpace = Literal["imagenet", "own", "folders"]
 
 
@@ -67,6 +69,8 @@ class Sample:
         boxes: edges in pixels of the annotated frame (:mod:`suny.images.geometry`).
         parts: named points (x, y) in pixels of the annotated frame, visible ones only.
         annotated_size: (width, height) of the frame the annotation was made in, None where it is not stated.
+        mask: the union of the object's instances in the annotated frame, run lengths as COCO compresses them
+            (:mod:`suny.images.masks`); None where the data set has none. ``annotated_size`` is stated wherever there is one.
         where: what a complaint about the annotation names (a file).
         problem: why the sample can't be used in full, None where nothing is wrong.
     """
@@ -77,6 +81,7 @@ class Sample:
     boxes: tuple[Box, ...] = ()
     parts: tuple[tuple[str, float, float], ...] = ()
     annotated_size: tuple[int, int] | None = None
+    mask: bytes | None = None
     where: str = ""
     problem: str | None = None
 
@@ -105,7 +110,7 @@ class ImageList:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the image ids, labels, boxes, parts and of the files' content, wherever they lie.
+        """SHA-256 of the image ids, labels, boxes, parts, masks and of the files' content, wherever they lie.
 
         Of a file its size, first and last 64 kB count: other pixels under the same name are another list. As long as no file
         changes, they are read once, and then known from the cache.
@@ -141,6 +146,9 @@ class Dataset:
         strict: True: a listed image that is missing, or an annotation that is wrong, ends the run before it
             starts. False: such images are counted as failures and the others are used.
     """
+
+    # fields that say where the lists lie and how they are read: what comes of them is in the digest of the images
+    places: ClassVar[tuple[str, ...]] = ()
 
     name: str
     root: str | None = None
@@ -229,10 +237,22 @@ def refuse_id(image: str, where: str) -> None:
         )
 
 
+def ids_of(names: Sequence[Path]) -> list[str]:
+    """The ids of images by their paths below a folder: without suffixes, where they differ without them."""
+    stems = [str(n.with_suffix("")) for n in names]
+    return stems if len(set(stems)) == len(stems) else [str(n) for n in names]
+
+
+def count_of(names: Sequence[str], what: str) -> str:
+    """``3 files (first: a.txt)``."""
+    return f"{len(names)} {what}{'s' * (len(names) > 1)} (first: {min(names)!a:.200})"
+
+
 def _said(sample: Sample) -> bytes:
     """What the digest of a list has of a sample beside the file's content."""
     boxes = [[b.x0, b.y0, b.x1, b.y1] for b in sample.boxes]
-    return json.dumps([sample.image, sample.label, boxes, sample.parts, sample.annotated_size]).encode()
+    said = [sample.image, sample.label, boxes, sample.parts, sample.annotated_size]
+    return json.dumps([*said, *([sample.mask.decode("ascii")] if sample.mask else [])]).encode()
 
 
 def _fingerprint(path: Path) -> tuple[bytes, bool]:
@@ -274,7 +294,9 @@ def set_apart(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[
 
 
 def _check(sample: Sample, needs_box: bool, files: Store) -> Sample:
-    """Marks what is wrong with a sample; wrong boxes are removed, a missing file keeps its path."""
+    """Marks what is wrong with a sample; a wrong annotation is removed, a missing file keeps its path."""
+    if sample.problem:  # its data set has found it
+        return sample
     if not sample.path.is_file():
         return replace(sample, problem=f"image {sample.image} is listed but not on disk ({sample.path})")
     if not needs_box:
@@ -286,17 +308,18 @@ def _check(sample: Sample, needs_box: bool, files: Store) -> Sample:
     except UnreadableImage:
         return sample  # counted when it is decoded
     stored = (width, height)
+    spoilt = replace(sample, boxes=(), mask=None)
     # an EXIF-rotated image may be annotated in either frame
     frames = [sample.annotated_size] if sample.annotated_size else [stored, stored[::-1]]
     if not any(_same_shape(frames[0], size) for size in (stored, stored[::-1])):
-        return replace(sample, boxes=(), problem=_misfit(sample, frames[0], stored))
+        return replace(spoilt, problem=_misfit(sample, frames[0], stored))
     for box in sample.boxes:
-        spoilt = f"({box.x0:g}, {box.y0:g})-({box.x1:g}, {box.y1:g}) of image {sample.image} ({sample.where})"
+        edges = f"({box.x0:g}, {box.y0:g})-({box.x1:g}, {box.y1:g}) of image {sample.image} ({sample.where})"
         if not box.area > 0:  # not a number either
-            return replace(sample, boxes=(), problem=f"box {spoilt} is empty")
+            return replace(spoilt, problem=f"box {edges} is empty")
         if all(box.overhang(w, h) > _OVERHANG for w, h in frames):
             w, h = frames[0]
-            return replace(sample, boxes=(), problem=f"box {spoilt} lies outside the image of {w} x {h} pixels")
+            return replace(spoilt, problem=f"box {edges} lies outside the image of {w} x {h} pixels")
     return sample
 
 
@@ -311,12 +334,52 @@ def upright_annotation(sample: Sample, decoded: Decoded) -> list[Box]:
     """
     if not sample.boxes:
         return []
+    frame, target, made_on_stored = _frames(sample, decoded)
+    boxes = [b.scale(target[0] / frame[0], target[1] / frame[1]) for b in sample.boxes]
+    if made_on_stored:
+        boxes = [upright_box(b, decoded.stored_size, decoded.orientation) for b in boxes]
+    return [b.clip(*decoded.image.size) for b in boxes]
+
+
+def upright_annotated_mask(sample: Sample, decoded: Decoded) -> Mask | None:
+    """The sample's mask on the upright image, bool (height, width); None where it has none.
+
+    Frames are those of :func:`upright_annotation`; to a copy of another size the mask is resized by its nearest pixels.
+
+    Raises:
+        UserError: as :func:`upright_annotation`.
+    """
+    if sample.mask is None:
+        return None
+    frame, target, made_on_stored = _frames(sample, decoded)
+    mask = resized(mask_of(sample.mask, frame), target)
+    return upright_mask(mask, decoded.orientation) if made_on_stored else mask
+
+
+def object_in_view(sample: Sample, decoded: Decoded, view: View) -> Mask | None:
+    """Which pixels of the network's view belong to the sample's object, bool (H, W): its mask, else its boxes; None where
+    neither is known, or the annotation does not fit the image."""
+    try:
+        mask, boxes = upright_annotated_mask(sample, decoded), upright_annotation(sample, decoded)
+    except UserError:
+        return None
+    if mask is not None:
+        return view.mask(mask)
+    seen = view.boxes(boxes, decoded.image.size)[0]
+    return box_mask(seen, view.crop, view.crop).numpy() if seen else None
+
+
+def _frames(sample: Sample, decoded: Decoded) -> tuple[tuple[int, int], tuple[int, int], bool]:
+    """The frame that an annotation was made in, the frame of the image that it belongs to, and whether this is the stored one.
+
+    Raises:
+        UserError: the stated size has another shape than the image.
+    """
     stored, upright = decoded.stored_size, decoded.image.size
     frame = sample.annotated_size or stored
-    boxes = list(sample.boxes)
 
     def fits(size: tuple[int, int]) -> bool:
-        return all(b.overhang(*size) <= _OVERHANG for b in boxes)
+        return all(b.overhang(*size) <= _OVERHANG for b in sample.boxes)
 
     made_on_stored = _same_shape(frame, stored)
     if sample.annotated_size is None and not fits(stored) and fits(upright):
@@ -324,10 +387,7 @@ def upright_annotation(sample: Sample, decoded: Decoded) -> list[Box]:
     target = stored if made_on_stored else upright
     if not _same_shape(frame, target):
         raise UserError(f"{_misfit(sample, frame, stored)}.")
-    boxes = [b.scale(target[0] / frame[0], target[1] / frame[1]) for b in boxes]
-    if made_on_stored:
-        boxes = [upright_box(b, stored, decoded.orientation) for b in boxes]
-    return [b.clip(*upright) for b in boxes]
+    return frame, target, made_on_stored
 
 
 def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -68,8 +68,7 @@ def decode(path: Path) -> Decoded:
         stored.load()
         orientation = _orientation(stored)
         size = stored.size
-        upright = stored.transpose(_UPRIGHT[orientation]) if orientation > 1 else stored
-        return Decoded(_to_rgb(upright, stored.format), size, orientation)
+        return Decoded(_to_rgb(turned_upright(stored, orientation), stored.format), size, orientation)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -101,6 +100,11 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
 def _grey(values: NDArray[np.float64]) -> Image.Image:
     """Values 0..255 (H, W) as a grey RGB image."""
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def turned_upright(stored: Image.Image, orientation: int) -> Image.Image:
+    """A stored picture as its EXIF orientation 1..8 says that it is to be looked at."""
+    return stored.transpose(_UPRIGHT[orientation]) if orientation > 1 else stored
 
 
 def stored_size(path: Path) -> tuple[int, int]:

@@ -27,7 +27,9 @@ from suny.images.dataset import (
     ImageList,
     LabelSpace,
     Sample,
+    count_of,
     given_root,
+    ids_of,
     imagenet_classes,
     inner_folders,
     is_hidden,
@@ -134,15 +136,15 @@ class ImageFolder(Dataset):
             notes.append(f"images are taken from {contents.root}")
         if empty:
             counted = "is left out" if space == "imagenet" else "counts as a class, as in torchvision's ImageFolder"
-            notes.append(f"{_counted(empty, 'folder')} without images {counted}")
+            notes.append(f"{count_of(empty, 'folder')} without images {counted}")
         files = [image for images in contents.classes.values() for image in images]
         direct = len(contents.root.parts) + 2
         inner = [str(f.relative_to(contents.root)) for f in files if len(f.parts) > direct]
         if inner:
-            notes.append(f"{_counted(inner, 'image')} in folders inside class folders: they belong to these classes")
+            notes.append(f"{count_of(inner, 'image')} in folders inside class folders: they belong to these classes")
         if contents.loose:
             loose = [str(p.relative_to(contents.root)) for p in contents.loose]
-            notes.append(f"{_counted(loose, 'image')} outside class folders left out")
+            notes.append(f"{count_of(loose, 'image')} outside class folders left out")
         samples = _samples(contents.root, files, label)
         return ImageList(samples, names, space, has_boxes=False, notes=(*notes, *contents.left_out()))
 
@@ -195,20 +197,14 @@ class Contents:
     def left_out(self) -> Iterator[str]:
         """Notes on what is skipped."""
         if self.hidden:
-            yield f"{_counted(self.hidden, 'hidden name')} left out"
+            yield f"{count_of(self.hidden, 'hidden name')} left out"
         if self.others:
-            yield f"{_counted(self.others, 'file')} left out: no image by its name"
-
-
-def _counted(names: Sequence[str], what: str) -> str:
-    """``3 files (first: a.txt)``."""
-    return f"{len(names)} {what}{'s' * (len(names) > 1)} (first: {min(names)!a:.200})"
+            yield f"{count_of(self.others, 'file')} left out: no image by its name"
 
 
 def _samples(root: Path, files: Sequence[Path], label: dict[str, int]) -> tuple[Sample, ...]:
     names = [p.relative_to(root) for p in files]
-    stems = [str(n.with_suffix("")) for n in names]
-    ids = stems if len(set(stems)) == len(stems) else [str(n) for n in names]
+    ids = ids_of(names)
     return tuple(Sample(i, p, label.get(n.parts[0])) for i, p, n in zip(ids, files, names, strict=True))
 
 

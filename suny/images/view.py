@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from suny.images.geometry import Box
+from suny.images.masks import Mask
 from suny.later import Later
 
 if TYPE_CHECKING:
@@ -94,6 +96,19 @@ class View:
         seen = [b.scale(sx, sy).shift(-left, -top).clip(self.crop, self.crop) for b in boxes]
         kept = [b for b in seen if b.area > 0]
         return kept, len(boxes) - len(kept)
+
+    def mask(self, mask: Mask) -> Mask:
+        """A mask of the upright image, bool (height, width), as it lies in the view, bool (crop, crop).
+
+        A pixel of the view is inside where its centre lies in a pixel of the mask, as it is inside a box where its centre is;
+        nothing is interpolated. What the crop adds beside a small image is outside.
+        """
+        height, width = mask.shape
+        (sx, sy), (left, top) = self._placed((width, height))
+        centres = np.arange(self.crop) + 0.5
+        x, y = np.floor((centres + left) / sx).astype(int), np.floor((centres + top) / sy).astype(int)
+        inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
+        return mask[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))] & inside
 
     def point(self, x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
         """A place of the upright image (of size (width, height)) in the view, pixels; outside [0, crop) the crop lost it."""

@@ -28,8 +28,8 @@ from metrics.drop_keep import (
     Sufficiency,
     SufficiencyAt,
 )
-from metrics.energy import EnergyProportion
-from metrics.localization import BoxAccuracy, PartHits, PointingGame, RegionIou, contour_boxes
+from metrics.energy import EnergyProportion, EnergyProportionMask
+from metrics.localization import BoxAccuracy, PartHits, PointingGame, PointingGameMask, RegionIou, contour_boxes
 from metrics.map_statistics import Entropy, HalfMassArea, Ties
 from metrics.sanity import Sanity, similarity
 from metrics.statistics import class_mean_interval, maximum_interval, mean_interval
@@ -292,6 +292,57 @@ def test_pointing_game_by_hand() -> None:
     assert pointing((19, 20), box, tolerance=0) == 0
     assert pointing((5, 5), Box(50, 50, 60, 60), scale=0.1) == 1  # pixel 55 of the original
     assert pointing((5, 5)) is None
+
+
+def pointing_at_mask(point: tuple[int, int], *inside: tuple[int, int], tolerance: int = 15, scale: float = 1.0) -> float | None:
+    """The game on a mask of 40 x 40 pixels, of which a few (x, y) are inside."""
+    c = case([[0.0] * 40] * 40, [[0.0] * 40] * 40)
+    c.saliency[point[1], point[0]] = 1.0
+    mask = np.zeros((40, 40), bool)
+    for x, y in inside:
+        mask[y, x] = True
+    c.mask = torch.ones(40, 40, dtype=torch.bool) if inside else torch.zeros(40, 40, dtype=torch.bool)
+    c.frame = Frame((), lambda x, y: (x / scale, y / scale), mask)
+    return PointingGameMask(tolerance=tolerance).measure(c)
+
+
+def test_pointing_game_on_masks_by_hand() -> None:
+    corner = ((20, 20), (20, 21), (21, 20))  # the box of these has the pixel 21, 21 too
+    assert pointing_at_mask((20, 20), *corner, tolerance=0) == 1
+    assert pointing_at_mask((21, 21), *corner, tolerance=0) == 0
+    assert pointing_at_mask((21, 21), *corner, tolerance=1) == 0  # 1: strictly under is asked for
+    assert pointing_at_mask((21, 21), *corner, tolerance=2) == 1
+    assert pointing_at_mask((20, 6), *corner) == 1  # 14 pixels above the first row
+    assert pointing_at_mask((20, 5), *corner) == 0  # 15
+    assert pointing_at_mask((10, 10), *corner) == 1  # 10, 10: 200 < 225
+    assert pointing_at_mask((9, 9), *corner) == 0  # 11, 11: 242
+    assert pointing_at_mask((9, 9), *corner, (0, 0)) == 1  # the nearest of several instances
+    assert pointing_at_mask((39, 0), (39, 14)) == 1
+    assert pointing_at_mask((5, 5), (11, 11), tolerance=0, scale=0.5) == 1  # 5.5 of the view is 11 of the original
+    assert pointing_at_mask((5, 5), (10, 10), tolerance=0, scale=0.5) == 0
+    assert pointing_at_mask((30, 30), (39, 39), scale=0.5) == 0  # 61 is no pixel of the original: 22 away
+    assert pointing_at_mask((5, 5)) is None  # the crop has lost all of it
+    assert PointingGameMask().measure(case([[0.0] * 2] * 2, [[1.0] * 2] * 2)) is None
+
+
+def test_a_mask_that_is_a_box_gives_the_numbers_of_the_box() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        (x0, x1), (y0, y1) = (sorted(generator.choice(41, 2, replace=False)) for _ in range(2))
+        x, y = (int(v) for v in generator.integers(0, 40, 2))
+        inside = [(int(i), int(j)) for i in range(x0, x1) for j in range(y0, y1)]
+        assert pointing_at_mask((x, y), *inside, tolerance=7) == pointing((x, y), Box(x0, y0, x1, y1), tolerance=7)
+
+
+def test_energy_in_a_mask_by_hand() -> None:
+    c = case([[0.0] * 3] * 3, [[1.0, 2.0, 3.0], [4.0, 0.0, 6.0], [0.0, 0.0, 4.0]])
+    assert EnergyProportionMask().measure(c) is None
+    c.mask = torch.tensor([[True, False, True], [False, True, False], [True, False, False]])
+    assert EnergyProportionMask().measure(c) == 4 / 20
+    c.mask = torch.zeros(3, 3, dtype=torch.bool)
+    assert EnergyProportionMask().measure(c) is None
+    c.saliency, c.mask = torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool)
+    assert EnergyProportionMask().measure(c) is None
 
 
 def test_pointing_is_averaged_over_classes() -> None:
@@ -597,6 +648,7 @@ def test_the_contract(name: str) -> None:
             saliency.clone(),
             Frame([Box(2, 2, 9, 9)], lambda x, y: (x, y)),
             explain=explain,
+            mask=torch.rand(16, 16) > 0.5,
         )
         value = metric.measure(c)
         assert value is None or isinstance(value, dict) or metric.low <= value <= metric.high

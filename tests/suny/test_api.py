@@ -82,7 +82,7 @@ def test_metrics_cost_what_their_files_say() -> None:
             continue
         engine = api.opened(network, images, "relu").engine
         before = engine.cost
-        suny.score(network, images, found, [name], boxes=[[(4, 4, 20, 20)]])
+        suny.score(network, images, found, [name], boxes=[[(4, 4, 20, 20)]], masks=images[:, 0] > 0)
         spent = engine.cost - before
         said = {unit: int(count) for count, unit in re.findall(r"(\d+) (forward|backward)", row["cost"])}
         assert (spent.forwards - 1, spent.backwards) == (said.get("forward", 0), said.get("backward", 0)), name
@@ -318,6 +318,17 @@ def test_outputs_that_are_not_finite() -> None:
         suny.explain(network, noise(1, 3, 16, 16))
 
 
+def test_masks_are_scored_as_the_boxes_that_they_are() -> None:
+    network, images, maps = SmallNet(), noise(2, 3, 16, 16), torch.rand(2, 16, 16)
+    masks = np.zeros((2, 16, 16), int)
+    masks[0, 4:9, 2:7] = masks[1, :3, 10:] = 1
+    frame = suny.score(network, images, maps, ["energy_proportion_mask", "pointing_game_mask"], masks=masks)
+    boxes = [[(2, 4, 7, 9)], [(10, 0, 16, 3)]]
+    boxed = suny.score(network, images, maps, ["energy_proportion", "pointing_game"], boxes=boxes)
+    assert frame["energy_proportion_mask"].tolist() == boxed["energy_proportion"].tolist()
+    assert frame["pointing_game_mask"].tolist() == boxed["pointing_game"].tolist()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -330,6 +341,13 @@ def test_outputs_that_are_not_finite() -> None:
         ({"maps": torch.zeros(3, 16, 16)}, "maps have the shape (3, 16, 16)"),
         ({"maps": np.array(["a", "b"])}, "maps have the shape (2,)"),
         ({"boxes": [[]]}, "boxes are 1 for 2 images"),
+        ({"metrics": "pointing_game_mask"}, "pointing_game_mask needs masks: give masks=."),
+        ({"masks": torch.ones(1, 16, 16)}, "masks are 1 for 2 images"),
+        (
+            {"masks": torch.ones(2, 16, 8)},
+            "masks have the shape (2, 16, 8) of float32: give (2, 16, 16), True where the object is.",
+        ),
+        ({"masks": torch.full((2, 16, 16), 0.5)}, "masks have the shape (2, 16, 16) of float32: give"),
         ({"metrics": "iou", "boxes": [[(1, 2, 3)], []]}, "boxes: [1, 2, 3] is no box"),
         ({"points": 1}, "points=1 should be greater than or equal to 2"),
     ],

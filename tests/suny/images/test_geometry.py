@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,33 @@ def test_upright_box_follows_the_pixels(orientation: int) -> None:
     stored.save(file, "png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(file))
     assert upright_box(Box(3, 5, 17, 12), stored.size, orientation) == bright(upright)
+
+
+@settings(max_examples=60)
+@given(w=st.integers(8, 400), h=st.integers(8, 400), data=st.data())
+def test_a_mask_that_is_a_box_follows_the_view_as_the_box(w: int, h: int, data: st.DataObject) -> None:
+    x0, y0 = data.draw(st.integers(0, w - 1)), data.draw(st.integers(0, h - 1))
+    box = (x0, y0, data.draw(st.integers(x0 + 1, w)), data.draw(st.integers(y0 + 1, h)))
+    inside = np.asarray(painted((w, h), box))[..., 0] > 0
+    seen, _ = VIEW.boxes([Box(*box)], (w, h))
+    assert (VIEW.mask(inside) == box_mask(seen, 48, 48).numpy()).all()
+
+
+def test_masks_follow_the_view_by_hand() -> None:
+    """A picture of 4 x 2 pixels: halved, doubled, and smaller than the crop."""
+    mask = np.array([[1, 0, 0, 1], [0, 0, 1, 1]], bool)
+    view = replace(VIEW, resize=2, crop=2)
+    assert view.mask(mask).tolist() == [[False, False], [False, True]]
+    assert replace(view, resize=4, crop=4).mask(mask).tolist() == [[False] * 4] * 2 + [[False, False, True, True]] * 2
+    assert replace(view, resize=1, crop=1).mask(mask).tolist() == [[False]]  # the centre lies in row 1, column 1
+    assert replace(view, resize=2, crop=6).mask(mask).astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
 
 
 @settings(max_examples=60)
