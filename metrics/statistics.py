@@ -9,6 +9,7 @@ JMLR 2006).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,6 +143,29 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Entry:
     ranks = stats.rankdata(np.abs(moved))
     effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
     return entry | {"p": _signed_rank_p(moved, ranks), "effect": effect}
+
+
+def comparable(metric: Any, columns: Sequence[Sequence[Any]], classes: Sequence[Any]) -> list[list[float]] | None:
+    """The values of several methods as one number per image, of the images on which all methods have one.
+
+    Args:
+        metric: what was measured; None for a cost, or for a metric that is not known here.
+        columns: for each method its values, of the same images in the same order; None where there is none.
+        classes: the class of each image.
+
+    Returns: a list for each method; None where the metric is no number per image.
+    """
+    each = getattr(metric, "each", None)
+    if hasattr(metric, "summarise") and each is None:
+        return None
+    known = [at for at in range(len(classes)) if all(column[at] is not None for column in columns)]
+    values = [[column[at] for at in known] for column in columns]
+    if each:
+        values = [each(column, [classes[at] for at in known]) for column in values]
+    elif any(not isinstance(v, Real) for column in values for v in column):
+        return None
+    both = [row for row in zip(*values, strict=True) if all(v is not None for v in row)]
+    return [[float(row[at]) for row in both] for at in range(len(columns))]
 
 
 @one_thread

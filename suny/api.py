@@ -28,6 +28,8 @@ from tqdm import tqdm
 
 from suny import choices, entry, explanation
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
+from suny.classifiers.layers import Reshape
+from suny.classifiers.outputs import OutputKind
 from suny.errors import UserError
 from suny.explanation import is_degenerate
 from suny.seeds import image_seed
@@ -429,8 +431,17 @@ def opened(
     target_layer: str | None = None,
     batch_size: BatchSize = None,
     precision: Precision = "float32",
+    output: OutputKind = "auto",
+    reshape: Reshape | None = None,
+    needed: bool = False,
 ) -> Opened:
     """A prepared copy of a network for some images, kept for the next call, with what came in checked.
+
+    Args:
+        model, images, target_layer, batch_size, precision: see :class:`Explainer`.
+        output: what the network's outputs are (:mod:`suny.classifiers.outputs`).
+        reshape: what the target layer may return beside feature maps.
+        needed: whether the method explains a layer at all.
 
     Raises:
         UserError: no network or images that can be explained, or no such layer.
@@ -443,11 +454,12 @@ def opened(
     kept = _kept.setdefault(network, {})
     for key in [key for key in kept if key[0] != state]:
         del kept[key]  # the weights have changed since
-    key = (state, layer, tuple(batch.shape[1:]), batch.device, *passes)
-    if key not in kept:
+    about = output, reshape
+    key = (state, layer, tuple(batch.shape[1:]), batch.device, *passes, *about)
+    if key not in kept or (needed and kept[key][0].target_layer is None):
         while len(kept) >= _KEPT:
             del kept[next(iter(kept))]
-        kept[key] = _prepared(network, layer, batch, *passes)
+        kept[key] = _prepared(network, layer, batch, *passes, *about, needed)
     engine, outputs = kept[key]
     return Opened(engine, batch, outputs)
 
@@ -456,11 +468,18 @@ _kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[Engine, int]]] = wea
 
 
 def _prepared(
-    model: nn.Module, layer: str | None, images: Tensor, batch_size: BatchSize, precision: Precision
+    model: nn.Module,
+    layer: str | None,
+    images: Tensor,
+    batch_size: BatchSize,
+    precision: Precision,
+    output: OutputKind,
+    reshape: Reshape | None,
+    needed: bool,
 ) -> tuple[Engine, int]:
     """An engine for images of this shape, and how many classes its network has."""
-    network = entry.Network(model, images[:1], "auto")
-    name, layout = network.layer(layer, None, needed=False)
+    network = entry.Network(model, images[:1], output)
+    name, layout = network.layer(layer, reshape, needed)
     size = (int(images.shape[-2]), int(images.shape[-1]))
     engine = Engine(
         network.module,

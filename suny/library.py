@@ -7,20 +7,21 @@ result.saliency, result.necessity, result.sufficiency       # (B, H, W)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from suny import entry
-from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
+from suny.api import checked_ids, opened
+from suny.classifiers.engine import BatchSize, Cost, Precision
 from suny.classifiers.layers import Reshape
 from suny.classifiers.outputs import OutputKind, checked_kind
 from suny.method.explainer import GameResult, SunyExplainer
-
-# prepared copies of the network, one an image size and device
-_KEPT = 2
+from suny.seeds import image_seed
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class SunyResult:
         n_candidates, s_candidates: the channel, group or region behind each value, int64 (B, k); -1 beyond.
         flags: what a reader must know of each explanation.
         cost: passes through the network that the batch took.
+
+    >>> import torch
+    >>> from suny import Suny
+    >>> from torch.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Linear, ReLU, Sequential
+    >>> model = Sequential(Conv2d(3, 4, 3), ReLU(), AdaptiveAvgPool2d(1), Flatten(), Linear(4, 2))
+    >>> result = Suny(model, "1", cause="filter", candidates="all")(torch.rand(1, 3, 32, 32), targets=0)
+    >>> result.n_candidates.tolist(), result.forwards > 0
+    ([[0, 1, 2, 3]], True)
     """
 
     saliency: Tensor
@@ -64,14 +73,14 @@ class SunyResult:
 class Suny:
     """SUNY over a network's input features, filters, or image regions.
 
-    The network is copied in evaluation mode and float32 when it first meets an image size, so the caller's network keeps its
-    mode, hooks and gradients whatever happens; after its weights have changed, make a new object.
+    The network is prepared, and the copy kept, as :func:`suny.explain` does it: both share one copy, and have the same maps bit
+    for bit for the same settings, classes, seed and ids.
 
     Args:
         model: maps (B, C, H, W) to class values (:func:`suny.classifiers.outputs.class_rows`).
         target_layer: the submodule with the feature maps, its name or itself; None: the last one whose output has places.
         batch_size, precision: of the scoring (:class:`suny.classifiers.engine.Engine`).
-        seed: of sampled orders.
+        seed: of the run: sampled orders are drawn from this and the image's id.
         output: what the network's outputs are (:mod:`suny.classifiers.outputs`): ``auto`` (logits of a softmax, or, of a single
             one, of the classes 0 and 1), ``softmax``, ``sigmoid``, ``probability`` or ``logit``.
         reshape: ``tokens``: the target layer may return tokens, which are put at their places.
@@ -80,6 +89,14 @@ class Suny:
     Raises:
         UserError: no such layer, or a setting of these that does not exist.
         pydantic.ValidationError: an unknown or wrong setting of the explainer.
+
+    >>> import torch
+    >>> from suny import Suny
+    >>> from torch.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Linear, ReLU, Sequential
+    >>> model = Sequential(Conv2d(3, 4, 3), ReLU(), AdaptiveAvgPool2d(1), Flatten(), Linear(4, 2))
+    >>> result = Suny(model, "1", cause="filter", candidates="all")(torch.rand(2, 3, 32, 32), targets=1)
+    >>> result.necessity.shape, result.n_values.shape  # the value of each of the layer's four filters
+    (torch.Size([2, 32, 32]), torch.Size([2, 4]))
     """
 
     def __init__(
@@ -102,29 +119,29 @@ class Suny:
         self.seed = seed
         self.output = checked_kind(output)
         self.reshape = entry.checked_reshape(reshape)
-        self._engines: dict[tuple[torch.device, tuple[int, ...]], tuple[Engine, int]] = {}
 
-    def __call__(self, images: Any, targets: Any = None) -> SunyResult:
+    def __call__(self, images: Any, targets: Any = None, ids: Sequence[str] | None = None) -> SunyResult:
         """Explains a batch; an image's explanation does not depend on its batch mates.
 
         Args:
             images: as the network takes them (normalised), float (B, C, H, W), or of a single one (C, H, W).
             targets: class indices (B,), or one for all; None: the class with the largest p of each image.
+            ids: of the images, for their seeds; None: "0", "1", ...
 
         Raises:
             UserError: wrong images or targets, a network or layer that can't be explained, or more players than can be
                 enumerated; before any work, and in one line.
         """
-        images = entry.checked_images(images)
-        engine, classes = self._engine(images)
-        chosen = entry.checked_targets(targets, len(images), classes)
+        prepared = opened(
+            self.model, images, self.target_layer, self.batch_size, self.precision, self.output, self.reshape,
+            needed=self.explainer.cause != "region",
+        )  # fmt: skip
+        engine, images = prepared.engine, prepared.images
+        seeds = [image_seed(self.seed, name) for name in checked_ids(ids, len(images))]
         before = engine.cost
         with torch.no_grad():
-            if chosen is None:
-                chosen = engine.probabilities(images).argmax(1).tolist()
-            sides = [
-                self.explainer.sides(engine, image, target, self.seed) for image, target in zip(images, chosen, strict=True)
-            ]
+            work = zip(images, prepared.classes(targets), seeds, strict=True)
+            sides = [engine.fitting(partial(self.explainer.sides, engine, *one)) for one in work]
         necessity = torch.stack([one.necessity_map for one in sides])
         sufficiency = torch.stack([one.sufficiency_map for one in sides])
         device = images.device
@@ -164,25 +181,3 @@ class Suny:
             flags=[one.flags for one in sides],
             cost=engine.cost - before,
         )
-
-    def _engine(self, images: Tensor) -> tuple[Engine, int]:
-        """The engine for images of this shape, and how many classes its network has."""
-        key = (images.device, tuple(images.shape[1:]))
-        if key not in self._engines:
-            network = entry.Network(self.model, images[:1], self.output)
-            layer, layout = network.layer(self.target_layer, self.reshape, needed=self.explainer.cause != "region")
-            while len(self._engines) >= _KEPT:
-                del self._engines[next(iter(self._engines))]
-            engine = Engine(
-                network.module,
-                layer,
-                (int(images.shape[-2]), int(images.shape[-1])),
-                images.device,
-                self.precision,
-                self.batch_size,
-                reading=network.reading,
-                layout=layout,
-                probe=network.probe,
-            )
-            self._engines[key] = engine, network.classes
-        return self._engines[key]

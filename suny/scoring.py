@@ -177,7 +177,7 @@ def compare(frame_a: pd.DataFrame, frame_b: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from metrics.statistics import paired
+    from metrics.statistics import comparable, paired
 
     for frame in (frame_a, frame_b):
         if not frame.index.is_unique:
@@ -193,13 +193,12 @@ def compare(frame_a: pd.DataFrame, frame_b: pd.DataFrame) -> pd.DataFrame:
             raise UserError(f"{len(apart)} images ({apart[0]}, ...) have another class in each frame: give the same targets=.")
     rows = {}
     for name in names:
-        both = a[name].notna() & b[name].notna()
         metric = _metric(name)
-        each = getattr(metric, "each", None)
-        columns, labels = [one.loc[both, name] for one in (a, b)], _labels(a[both])
-        values: list[Any] = [each(column.tolist(), labels) if each else _numbers(column) for column in columns]
-        pairs = [(x, y) for x, y in zip(*values, strict=True) if x is not None and y is not None]
-        entry = paired([x for x, _ in pairs], [y for _, y in pairs])
+        columns = [one[name].astype(object).where(one[name].notna(), None).tolist() for one in (a, b)]
+        values = comparable(metric, columns, _labels(a))
+        if values is None:
+            raise UserError(_no_number(name))
+        entry = paired(*values)
         better = {True: "higher", False: "lower", None: "neither"}[getattr(metric, "higher_is_better", None)]
         rows[name] = {"difference": entry["mean"], **_with_bounds(entry, ("n", "p", "effect")), "better": better}
     columns = ["difference", "low", "high", "n", "p", "effect", "better"]
@@ -356,8 +355,12 @@ def _labels(frame: pd.DataFrame) -> list[Any]:
 
 def _numbers(column: pd.Series) -> list[float]:
     if any(not isinstance(v, Real) for v in column):
-        raise UserError(f"{column.name} holds values that are no numbers, and is no metric of suny.metrics().")
+        raise UserError(_no_number(column.name))
     return column.astype(float).tolist()
+
+
+def _no_number(name: Any) -> str:
+    return f"{name} holds values that are no numbers, and is no metric of suny.metrics()."
 
 
 def _with_bounds(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Whatever is compared is timed in turn, in one run, so that a ratio holds when th
 
     models=NAME,NAME   networks; those whose weights do not come with the installation have random ones, enough for time
     seconds=S          how long each throughput is measured
-    quick=true         fewer points in every series, one start of a kind (start), no process (ratios): to see that it works
+    quick=true         fewer points in every series, one start of a kind (start, python), no process (ratios): to see that
+                       it works
     batch_size=32      images per pass (memory)
     images=50000       images of a folder that is made in a temporary directory (scale)
     together=8         processes that start at once (scale)
@@ -30,7 +31,7 @@ from pydantic import Field
 from tabulate import tabulate
 from tqdm import tqdm
 
-from experiments.benchmark import error, gpu, memory, scale, speed, start, threads
+from experiments.benchmark import error, gpu, memory, python, scale, speed, start, threads
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
@@ -147,6 +148,13 @@ PARTS = {
             _ONE,
             _rounds,
             _each(lambda model, o, progress: start.start(model, o.torch_device, _rounds(o), progress)),
+        ),
+        Part(
+            "python",
+            "seconds of suny.explain over those of the engine's own call, 32 images, and a first call by its parts",
+            _ONE,
+            lambda _: len(python.METHODS) + 1,
+            _each(lambda model, o, progress: python.figures(model, o.torch_device, o.quick, progress)),
         ),
         Part(
             "scale",

@@ -26,7 +26,7 @@ from experiments.command.progress import tell
 from experiments.store.card import metric_of, name_of_column, settings_of
 from experiments.store.records import CELL, CellFolder, Record, digest_of, read_records
 from metrics.base import Metric
-from metrics.statistics import Entry, mean_interval, paired
+from metrics.statistics import Entry, comparable, mean_interval, paired
 from suny.errors import UserError
 from suny.explanation import Explainer, Family
 
@@ -426,19 +426,11 @@ def numbers(results: Sequence[Result], name: str) -> list[list[float]] | None:
 
     None where the measure is no number per image.
     """
-    metric = results[0].measures[name].metric
-    each = getattr(metric, "each", None)
-    if hasattr(metric, "summarise") and each is None:
-        return None
-    common = [i for i in results[0].records if all(r.records.get(i, {}).get(name) is not None for r in results)]
-    columns: list[list[Any]] = [[r.records[i][name] for i in common] for r in results]
-    if each:
-        labels = [results[0].records[i]["label"] for i in common]
-        columns = [each(values, labels) for values in columns]
-    elif any(not isinstance(v, int | float) for values in columns for v in values):
-        return None
-    known = [at for at in range(len(common)) if all(values[at] is not None for values in columns)]
-    return [[float(values[at]) for at in known] for values in columns]
+    first = results[0].records
+    common = [i for i in first if all(r.records.get(i, {}).get(name) is not None for r in results)]
+    columns = [[r.records[i][name] for i in common] for r in results]
+    # cells whose records were reduced to numbers have no labels, and no metric that asks for them
+    return comparable(results[0].measures[name].metric, columns, [first[i].get("label") for i in common])
 
 
 def compare(a: Result, b: Result, name: str) -> Entry | None:

@@ -1,7 +1,8 @@
-"""Rebuilds all tables from cards and records: ``python -m experiments.tables [results_dir=DIR] [out=DIR] [--check]``.
+"""Rebuilds all tables from cards and records: ``python -m experiments.tables [key=value ...] [--check]``.
 
 results_dir=DIR   every cell below it, at any depth; default: results/runs
 out=DIR           where the tables go; default: the folder tables in results_dir
+reference=A       statistics compare every other method with A; default: with the best baseline of each column
 --check           writes nothing; exit code 1 where a table differs from what the records give
 """
 
@@ -28,6 +29,7 @@ class Options:
 
     results_dir: Place = Path("results/runs")
     out: OptionalPlace = None
+    reference: str = ""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, [a for a in arguments if a != "--check"])
     out = options.out or options.results_dir / "tables"
     results = read_results(options.results_dir)
-    files = build.build(results, out) | search.build(results)
+    files = build.build(results, out, options.reference) | search.build(results)
     if "--check" in arguments:
         outdated = build.find_outdated(files, out, _FILES)
         for line in outdated:

@@ -27,12 +27,13 @@ FILES = tuple(
 )
 
 
-def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
+def build(results: Sequence[Result], folder: Path, reference: str = "") -> dict[str, str]:
     """The files by name.
 
     Args:
         results: cells.
         folder: where the files go; cards are named from there.
+        reference: the method that statistics compare all others with; empty: the best baseline.
     """
     files = {}
     for spec in tqdm(SPECS, desc="tables", unit="table", leave=False):
@@ -47,9 +48,9 @@ def build(results: Sequence[Result], folder: Path) -> dict[str, str]:
         if own:
             files[f"ablation_{ablation.name}.md"] = render.ablation_markdown(ablation.title, own, folder)
             files[f"ablation_{ablation.name}.csv"] = render.ablation_tidy(own, folder)
-    columns = comparisons.compare_columns(results)
+    columns = comparisons.compare_columns(results, reference)
     if columns:
-        files["statistics.md"] = comparisons.markdown(columns)
+        files["statistics.md"] = comparisons.markdown(columns, reference)
         files["statistics.csv"] = comparisons.tidy(columns)
     lines = published.joined(results)
     files["published.md"] = published.markdown(results, lines)

@@ -1,4 +1,4 @@
-"""Statistics beside the tables: every method against the best baseline, and all of them by their ranks."""
+"""Statistics beside the tables: every method against the best baseline, or one of choice, and all of them by their ranks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 
 from experiments.store.reading import BASELINE, CONTROL, Result, numbers
 from experiments.tables.columns import Block, Column, blocks
+from experiments.tables.differences import Difference
 from experiments.tables.render import as_csv
 from experiments.tables.specs import SPECS
 from experiments.tables.text import bounds, limits, number, p_value, table
 from metrics.statistics import Entry, rank_comparison
+from suny.errors import UserError, nearest
+
+_BEST = "The reference is the best baseline; where there is none, the best control. "
 
 # every measure with a direction that says how good a map is
 MEASURES = tuple(dict.fromkeys(m for spec in SPECS if spec.name != "cost" for m in spec.measures))
@@ -24,7 +28,7 @@ class Comparison:
 
     Args:
         block, column: which.
-        reference: the best baseline; without one the best control, or the best of all.
+        reference: the method that was asked for, or the best baseline; without one the best control, or the best of all.
         differences: each other method minus the reference, in the column's order of means.
         ranks: of the methods that all have a number, by Friedman and Nemenyi; None for fewer than three or two images.
     """
@@ -36,21 +40,40 @@ class Comparison:
     ranked: list[str]
     ranks: Entry | None
 
+    def lines(self) -> list[Difference]:
+        """The differences as a plot or a table of paired differences takes them."""
+        measure = self.column.measure
+        return [Difference(row, self.column.title, measure.higher_is_better, e) for row, e in self.differences.items()]
 
-def compare_columns(results: Sequence[Result]) -> list[Comparison]:
-    """Every column with a direction and two methods or more."""
+
+def compare_columns(results: Sequence[Result], reference: str = "") -> list[Comparison]:
+    """Every column with a direction and two methods or more.
+
+    Args:
+        results: cells.
+        reference: the row that all others are compared with, in the columns that have it; empty: the best baseline of each.
+
+    Raises:
+        UserError: no column has such a row.
+    """
     comparisons = []
+    rows: dict[str, None] = {}
     for block in blocks(results, MEASURES):
         for column in block.columns:
             if column.measure.higher_is_better is None or len(column.ranked) < 2:
                 continue
             family = {row: column.cells[row].family for row in column.ranked}
-            reference = next(
+            rows |= dict.fromkeys(column.ranked)
+            if reference and reference not in column.ranked:
+                continue
+            versus = reference or next(
                 (row for kind in (BASELINE, CONTROL) for row in column.ranked if family[row] == kind), column.ranked[0]
             )
-            differences = column.against(reference, [row for row in column.ranked if row != reference])
+            differences = column.against(versus, [row for row in column.ranked if row != versus])
             if differences:
-                comparisons.append(Comparison(block, column, reference, differences, list(column.ranked), _ranks(column)))
+                comparisons.append(Comparison(block, column, versus, differences, list(column.ranked), _ranks(column)))
+    if reference and reference not in rows:
+        raise UserError(f"reference={reference} is in no column. {nearest(reference, rows)}Valid: {', '.join(rows) or 'none'}.")
     return comparisons
 
 
@@ -61,13 +84,13 @@ def _ranks(column: Column) -> Entry | None:
     return rank_comparison(np.array(values).T, bool(column.measure.higher_is_better))
 
 
-def markdown(comparisons: Sequence[Comparison]) -> str:
+def markdown(comparisons: Sequence[Comparison], reference: str = "") -> str:
+    chosen = f"The reference is {reference}; columns without it are left out. " if reference else _BEST
     parts = [
         "# Statistics",
         "Methods compared on the images that both have. Difference: method - reference, mean [95% bootstrap interval over "
         "images]; p: Wilcoxon's signed ranks, two-sided, and adjusted over the methods (Holm); effect: rank-biserial "
-        "correlation, from -1 (smaller on every image) to 1. The reference is the best baseline; where there is none, the best "
-        "control. "
+        f"correlation, from -1 (smaller on every image) to 1. {chosen}"
         "Average ranks: 1 is best; those further apart than the critical difference differ (Nemenyi, .05).",
     ]
     for block in dict.fromkeys(c.block for c in comparisons):

@@ -137,7 +137,10 @@ POSITIONAL = {
     "experiments.score": (1, 1),
     "experiments.migrate": (1, 1),
     "experiments.benchmark": (0, 1),
+    "experiments.compare": (2, 2),
 }
+# Keys that stand in the place of such arguments.
+INSTEAD = {"experiments.compare": "reference"}
 # Commands that hand keys over to Hydra, and the configuration that has them.
 COMPOSED = {
     "run": "config",
@@ -269,7 +272,9 @@ def check(command: Command) -> None:
     """That the module of a command is there, and takes its arguments."""
     path = ROOT.joinpath(*command.module.split("."))
     assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"no module {command.module}"
-    assert len(command.positional) >= POSITIONAL.get(command.module, (0, 0))[0] or not command.keys, "an argument is missing"
+    complete = len(command.positional) >= POSITIONAL.get(command.module, (0, 0))[0]
+    instead = INSTEAD.get(command.module) in {k.partition("=")[0] for k in command.keys}
+    assert complete or instead or not command.keys, "an argument is missing"
     own, configuration = own_keys(command.module), COMPOSED.get(command.module)
     others = [k for k in command.keys if k.partition("=")[0] not in own]
     if configuration is None:

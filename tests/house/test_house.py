@@ -23,12 +23,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("suny.interventions",),
     ("suny.method",),
     ("suny.entry",),
-    ("suny.library",),
     ("baselines", "metrics"),
     # whoever explains and scores from Python, with any method and metric
     ("suny.choices",),
     ("suny.api",),
-    ("suny.scoring",),
+    ("suny.library", "suny.scoring"),
     ("experiments.command",),
     ("experiments.store",),
     ("experiments.tables",),

@@ -462,18 +462,27 @@ def test_saving(tmp_path: Path) -> None:
     assert float(np.std(picture)) > 0.1
 
 
-@pytest.mark.parametrize("module", ["suny.api", "suny.choices", "suny.scoring"])
+@pytest.mark.parametrize("module", sorted(suny._MODULES))
 def test_the_examples_of_docstrings(module: str) -> None:
     tested = doctest.testmod(importlib.import_module(module))
     assert tested.failed == 0
     assert tested.attempted > 0
 
 
-def test_public_names_have_an_example() -> None:
-    for name in suny.__all__:
-        if not name.startswith("Suny"):  # the module has one of these
-            assert ">>> " in (getattr(suny, name).__doc__ or ""), name
+@pytest.mark.parametrize("name", suny.__all__)
+def test_a_public_name_has_an_example_that_runs_alone(name: str) -> None:
+    """As a reader copies it: with nothing defined but what the docstring itself defines."""
+    own = getattr(suny, name)
+    (example,) = (t for t in doctest.DocTestFinder(recurse=False).find(own, name, globs={}) if t.examples)
+    tested = doctest.DocTestRunner().run(example)
+    assert (tested.failed, tested.attempted > 1) == (0, True)
+
+
+def test_types_are_published_and_names_resolve() -> None:
     assert (ROOT / "suny" / "py.typed").is_file()
+    assert sorted(suny.__all__) == sorted(name for names in suny._MODULES.values() for name in names)
+    with pytest.raises(AttributeError, match="has no attribute 'explane'"):
+        suny.explane  # noqa: B018
 
 
 EXAMPLES = sorted(p.name for p in (ROOT / "examples").glob("*.py"))

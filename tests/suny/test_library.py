@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from suny import Suny
+import suny
+from suny import Suny, api
 from suny.errors import UserError
 from suny.method.explainer import SunyExplainer
 from tests.conftest import SmallNet, engine_for, noise
@@ -36,6 +37,46 @@ def test_it_is_the_method_of_the_benchmark() -> None:
     torch.testing.assert_close(result.saliency, expected.saliency)
     assert result.n_candidates[0].tolist() == expected.diagnostics[0]["n_candidates"]
     assert result.flags == [expected.diagnostics[0]["flags"]]
+
+
+def test_it_is_explain_with_values() -> None:
+    """The maps bit for bit, with sampled orders too, and one prepared copy for both."""
+    network, images = SmallNet(), noise(3, 3, 16, 16)
+    settings = {"cause": "feature", "k": 4, "estimator": "sampled", "orders": 2, "prescreen": None}
+    for seed, ids in ((0, None), (5, ["left", "right", "high"])):
+        explain = Suny(network, "relu", seed=seed, **settings)
+        result = explain(images, [0, 1, 2], ids)
+        engine = api.opened(network, images, "relu").engine
+        before = engine.cost
+        found = suny.explain(network, images, [0, 1, 2], SunyExplainer(**settings), "relu", seed=seed, ids=ids)
+        for side in ("saliency", "necessity", "sufficiency"):
+            assert torch.equal(getattr(result, side), getattr(found, side))
+        assert (engine.cost - before) == found.cost == result.cost
+        assert api.opened(network, images, "relu").engine is engine
+        # values are those of the diagnostics
+        assert result.n_candidates.tolist() == [one["n_candidates"] for one in found.diagnostics]
+    other = Suny(network, "relu", seed=5, **settings)(images, [0, 1, 2])  # other ids, other orders
+    assert not torch.equal(other.n_values, result.n_values)
+    assert len(api._kept[network]) == 1
+
+
+def test_a_change_of_weights_is_seen() -> None:
+    network, image = SmallNet(), noise(1, 3, 16, 16)
+    explain = Suny(network, "relu", cause="filter", candidates="all")
+    first = explain(image, 1)
+    network.load_state_dict(SmallNet(seed=3).state_dict())
+    expected = Suny(SmallNet(seed=3), "relu", cause="filter", candidates="all")(image, 1)
+    second = explain(image, 1)
+    assert torch.equal(second.saliency, expected.saliency)
+    assert not torch.equal(second.saliency, first.saliency)
+
+
+def test_a_network_that_was_opened_without_a_layer_still_has_none_to_explain() -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.ReLU(), nn.Linear(4, 2))
+    image = noise(1, 3, 8, 8)
+    assert suny.explain(flat, image, 0, "center").saliency.shape == (1, 8, 8)
+    with pytest.raises(UserError, match="layer"):
+        Suny(flat, cause="filter")(image, 0)
 
 
 def test_the_callers_network_is_left_alone() -> None:

@@ -14,10 +14,11 @@ import torch
 import torchvision
 from tqdm import tqdm
 
+import suny
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import error, memory, scale, threads
+from experiments.benchmark import error, memory, python, scale, threads
 from experiments.benchmark.certificate import certificate
-from experiments.benchmark.common import as_loaded, network, photograph
+from experiments.benchmark.common import as_loaded, explainer, network, photograph
 from experiments.benchmark.library import intervention_costs
 from experiments.benchmark.start import ANSWERS
 from experiments.command.configuration import CONF
@@ -166,6 +167,36 @@ def test_the_start(tmp_path: Path) -> None:
     needed = seconds["import torch, torchvision"] + seconds["the network's preparation"]
     assert ratios == pytest.approx([*said, seconds["first image"] / needed])
     assert (seconds > 0).all()
+
+
+@pytest.mark.whole
+def test_the_python_interface(tmp_path: Path) -> None:
+    out = tmp_path / "figures.csv"
+    assert benchmark.main(["python", "models=causal_cnn", "quick=true", f"out={out}"]) == 0
+    table = pd.read_csv(out)
+    differ = table[table["unit"] == "-"]["value"]
+    assert len(differ) == len(python.METHODS)
+    assert differ.max() < 1e-5
+    assert (table[table["unit"] != "-"]["value"] > 0).all()
+    ratios = table[table["unit"] == "times"]
+    assert len(ratios) == 2 * len(python.METHODS)
+    seconds = table[table["unit"] == "s"].set_index("what")["value"]
+    prepared = sum(seconds[f"first call: {part}"] for part in python.PARTS[2:5])
+    assert seconds["preparing the network, all three"] == pytest.approx(prepared)
+
+
+def test_explain_and_the_engine_do_the_same_work() -> None:
+    """What is timed are the same maps from the same passes."""
+    classifier = network("causal_cnn")
+    engine = Engine.of(classifier)
+    image, target = photograph(classifier, engine)
+    settings = {"method": "suny", **python.METHODS["suny"]}
+    before = engine.cost
+    own = explainer("method=suny", *(f"method.{k}={v}" for k, v in python.METHODS["suny"].items()))
+    maps = own.explain(engine, image, target, [0]).saliency
+    found = suny.explain(classifier.network, image, target, target_layer=classifier.target_layer, **settings)
+    assert found.cost == engine.cost - before
+    torch.testing.assert_close(found.saliency, maps)
 
 
 @pytest.mark.slow
