@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from tabulate import tabulate
@@ -101,9 +100,9 @@ def read(overrides: list[str]) -> Training:
     """
     try:
         cfg = composed(overrides, "train")
-        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {error}") from error
+    resolved = config.resolve(cfg)
     settings = config.make(Settings, {k: v for k, v in resolved.items() if k not in _GROUPS}, "")
     dataset: Dataset = config.make_target(resolved["dataset"], "dataset", Dataset)
     model: Model = config.make_target(resolved["model"], "model", Model)
@@ -121,7 +120,7 @@ def read(overrides: list[str]) -> Training:
         "images": [train.digest, test.digest],
         "classes": classes,
         "weights": weights_digest(classifier.network),
-        "view": asdict(classifier.view),
+        "view": classifier.view.settings(),
         "target_layer": classifier.target_layer,
         **({"options": dict(source.options)} if source.options else {}),
         "recipe": asdict(recipe),
