@@ -32,7 +32,7 @@ from experiments.training.recipes import FinetuneRecipe, HeadRecipe, Recipe
 from metrics.statistics import class_mean_interval, mean_interval
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
 from suny.classifiers.classifier import Classifier, Model, Source, weights_digest
-from suny.classifiers.engine import Engine, batches, pick_device
+from suny.classifiers.engine import Engine, batches, pick_device, to_channels_last
 from suny.classifiers.head import remove_head, replace_head
 from suny.configured import Seed, configured
 from suny.errors import UserError
@@ -315,7 +315,7 @@ def finetune_lesson(training: Training, network: nn.Module, head: nn.Module, apa
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    network.requires_grad_(True).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_channels_last(network.requires_grad_(True).to(device))
     own = {id(p) for p in head.parameters()}
     groups = [
         {"params": [p for p in network.parameters() if id(p) not in own], "factor": 1.0},

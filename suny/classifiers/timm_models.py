@@ -252,7 +252,7 @@ def _fetched(declared: Any) -> Path:
         torch.hub.download_url_to_file(declared.url, str(_torch_file(declared)))
         return _torch_file(declared)
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
     if not constants.HF_HUB_OFFLINE:
         _reach(constants.ENDPOINT)
