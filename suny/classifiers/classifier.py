@@ -7,7 +7,7 @@ module with a subclass of :class:`Model` and one conf file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -49,7 +49,9 @@ class Classifier:
         notes: what a user should know about the weights, one line each.
         reading: how class probabilities are read from the outputs.
         layout: of the target layer's output.
-        factory: SHA-256 of the user's own file that makes the network; None for networks of this project and of libraries.
+        factory: SHA-256 of the user's own files that make the network; None for networks of this project and of libraries.
+        class_ids: the data set's class index of each output, where the names of the classes say it; None: the checkpoint's, or
+            the same numbers.
     """
 
     name: str
@@ -64,18 +66,22 @@ class Classifier:
     reading: Reading = "softmax"
     layout: Layout = CHANNELS_FIRST
     factory: str | None = None
+    class_ids: tuple[int, ...] | None = None
 
     def class_name(self, output: int) -> str:
         return self.class_names.get(output, f"class {output}")
 
     def label(self, output: int) -> int:
         """The class index of an output."""
-        return self.trained.class_ids[output] if self.trained else output
+        return self._ids[output]
 
     def output(self, label: int) -> int | None:
         """The output for a class index; None where the network does not have the class."""
-        known = self.trained.class_ids if self.trained else range(self.num_classes)
-        return known.index(label) if label in known else None
+        return self._ids.index(label) if label in self._ids else None
+
+    @property
+    def _ids(self) -> Sequence[int]:
+        return self.class_ids or (self.trained.class_ids if self.trained else range(self.num_classes))
 
 
 @dataclass(frozen=True)

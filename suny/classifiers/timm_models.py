@@ -172,7 +172,7 @@ class TimmModel(ViewedModel):
         if fixed and crop != height:
             raise UserError(
                 f"model.crop={crop}: {self.arch} takes images of {height} x {height} pixels and no others; give "
-                f"++model.options.img_size={crop} in its place."
+                f"model.options={{img_size:{crop}}} in its place."
             )
         resize = self.resize or int(crop / said["crop_pct"])
         if trained:
