@@ -97,9 +97,8 @@ def test_a_mended_environment_imports_nothing_by_itself(mended: str) -> None:
 
 @pytest.mark.whole
 def test_a_mended_environment_without_suny_is_as_before(mended: str) -> None:
-    done = python(
-        f"{mended}import sys; sys.path = [p for p in sys.path if 'lib' in p and 'site' not in p]; import torchvision", "-S"
-    )
+    library = "import sys; sys.path = [p for p in sys.path if 'lib' in p and 'site' not in p]"
+    done = python(f"{mended}{library}; import torchvision", "-S")
     assert "ModuleNotFoundError: No module named 'torchvision'" in done.stderr
 
 
@@ -112,8 +111,9 @@ def test_after_torchvision_has_failed_suny_mends_the_same_program() -> None:
 
 @pytest.mark.whole
 def test_the_command_finds_out_whether_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision_first.subprocess, "run", lambda *a, **k: bare("import torchvision"))
-    needed = bare("import torchvision").returncode != 0
+    alone = bare("import torchvision")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: alone)
+    needed = alone.returncode != 0
     said = torchvision_first.mend(tmp_path)
     assert ("is written" in said) == needed == (tmp_path / torchvision_first.FILE).exists()
     assert needed or "there is nothing to do" in said
@@ -127,5 +127,5 @@ def test_what_the_command_can_t_mend(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="not for want of its extension: ModuleNotFoundError"):
         torchvision_first.mend(tmp_path)
     monkeypatch.setattr(torchvision_first, "_complaint", lambda: "operator torchvision::nms does not exist")
-    with pytest.raises(UserError, match="cannot write .*import suny before torchvision"):
+    with pytest.raises(UserError, match=r"cannot write .*import suny before torchvision"):
         torchvision_first.mend(tmp_path / "absent")
