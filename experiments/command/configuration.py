@@ -224,7 +224,10 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     if isinstance(error, MissingConfigException) and missing and (CONF / _FOLDERS.get(missing[1], missing[1])).is_dir():
         group, name = missing[1], missing[2]
         files = choices(_FOLDERS.get(group, group))
-        more, others = (names(), " and every torchvision classifier") if group == "model" else ([], "")
+        more = [p.stem for p in sorted((CONF / "on_request" / group).glob("*.yaml"))]
+        others = f", {', '.join(more)}" if more else ""
+        if group == "model":
+            more, others = [*more, *names()], f"{others} and every torchvision classifier"
         if group == "hydra/launcher":
             files.append("basic")  # Hydra's own
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{others}.")
