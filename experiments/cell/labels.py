@@ -7,7 +7,7 @@ from dataclasses import replace
 from experiments.command.configuration import Run
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
-from suny.classifiers.custom import CustomModel
+from suny.custom import CustomModel
 from suny.errors import UserError
 from suny.images.dataset import ImageList, Sample
 

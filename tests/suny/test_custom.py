@@ -18,9 +18,9 @@ from torch import nn
 
 from suny.classifiers.checkpoint import Trained, write_checkpoint
 from suny.classifiers.classifier import weights_digest
-from suny.classifiers.custom import CustomModel
 from suny.classifiers.engine import Engine
 from suny.classifiers.head import Head, replace_head
+from suny.custom import CustomModel
 from suny.errors import UserError
 from suny.images.view import View
 from tests.conftest import Cli, noise, only_error
