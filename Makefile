@@ -59,6 +59,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev,docs]"
+	$(BIN)/python -m suny.torchvision_first
 	touch $@
 
 clean: ## what `make` has built

@@ -8,7 +8,8 @@ is learnt from, some of it held back to choose the epoch; its test part is used 
 
     dataset=cub|imagefolder    dataset.root=PATH, dataset.limit=K images of each part; a folder's parts: dataset.split_seed=S,
                                dataset.test_share=0.3, where it has no folders train and test (or val)
-    model=NAME                 efficientnet_lite0, resnet50, vgg16, inception_v3, or another torchvision classifier;
+    model=NAME                 efficientnet_lite0, resnet50, vgg16, inception_v3, another torchvision classifier, timm
+                               (model.arch=NAME), or custom (model.factory=my_module:make);
                                model.checkpoint=FILE to start from own weights, model.target_layer=, model.resize=, ...
     recipe=head|finetune       conf/recipe documents their keys: recipe.lr=, recipe.epochs=, recipe.head=linear|mlp, ...
     out=FILE                   the checkpoint, .safetensors

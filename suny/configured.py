@@ -66,9 +66,15 @@ def target_class(node: Any, where: str) -> type:
         raise UserError(f"{where}._target_={target} cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
         raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
-    if not _is_ours(module):
-        _own_classes[str(sys.modules[cls.__module__].__file__)] = cls
+    remember_own(cls)
     return cls
+
+
+def remember_own(made: Any) -> None:
+    """Notes a class or function outside this project's packages, so that an error in its file is told with its name."""
+    file = getattr(sys.modules.get(made.__module__), "__file__", None)
+    if file and not _is_ours(made.__module__):
+        _own_classes[file] = made
 
 
 def own_classes() -> Mapping[str, type]:

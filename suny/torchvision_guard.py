@@ -7,7 +7,8 @@ transforms use neither operator. Detection models do, and fail when they call it
 
 :func:`install` runs at the moment when torchvision is first imported, by this project or by another package
 (pytorch-grad-cam): :mod:`suny` asks for it when it is imported itself, which costs neither torch nor the extension.
-Where the extension loads, nothing is declared.
+Where the extension loads, nothing is declared. Programs that import torchvision before suny are helped by
+:mod:`suny.torchvision_first`.
 """
 
 from __future__ import annotations
@@ -66,17 +67,17 @@ def install_on_import() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-class _Finder(MetaPathFinder):
-    """Finds torchvision where Python would; whoever only asks where it lies imports nothing."""
+def find(fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    """Finds torchvision where Python would; whoever only asks where it lies imports nothing. Of other modules None."""
+    spec = PathFinder.find_spec(fullname, path, target) if fullname == "torchvision" else None
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):
+        return None
+    spec.loader = _Loader(spec.loader.name, spec.loader.path)
+    return spec
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname == "torchvision" else None
-        if spec is None or not isinstance(spec.loader, SourceFileLoader):
-            return None
-        spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
+
+class _Finder(MetaPathFinder):
+    find_spec = staticmethod(find)
 
 
 class _Loader(SourceFileLoader):

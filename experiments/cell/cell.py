@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from experiments.cell.ending import CellProgress, FinishedCell
-from experiments.cell.labels import with_comparable_labels
+from experiments.cell.labels import with_class_ids, with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
 from experiments.command.configuration import Run
 from experiments.command.progress import ProgressBar, tell
@@ -105,6 +105,7 @@ class Cell:
         """
         if not classifier.class_names and len(images.class_names) == classifier.num_classes:
             classifier = replace(classifier, class_names=images.class_names)
+        classifier = with_class_ids(run, images, classifier)
         self.run, self.device, self.classifier = run, device, classifier
         self.samples, self.label_notes = with_comparable_labels(run, images, classifier)
         self.metrics, skipped = _measurable(run, images)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from experiments.command.configuration import Run
 from suny.classifiers.checkpoint import Trained
 from suny.classifiers.classifier import Classifier
+from suny.custom import CustomModel
 from suny.errors import UserError
 from suny.images.dataset import ImageList, Sample
 
@@ -25,8 +26,32 @@ def with_comparable_labels(run: Run, images: ImageList, classifier: Classifier) 
         return images.samples, []
     if classifier.trained:
         return _labelled_as_trained(run, images, classifier, classifier.trained)
+    if classifier.class_ids is not None:
+        return _labelled_by_name(images, classifier), []
     samples, note = _labelled(run, images, classifier)
     return samples, [note] if note else []
+
+
+def with_class_ids(run: Run, images: ImageList, classifier: Classifier) -> Classifier:
+    """A network whose classes the user has named, with the data set's class index of each; others stay what they are."""
+    if not isinstance(run.model, CustomModel) or run.model.classes is None or classifier.trained:
+        return classifier
+    index = {name: label for label, name in images.class_names.items()}
+    beyond = 1 + max(index.values(), default=-1)  # classes that no image is of
+    ids = tuple(index.get(name, beyond + k) for k, name in classifier.class_names.items())
+    return replace(classifier, class_ids=ids)
+
+
+def _labelled_by_name(images: ImageList, classifier: Classifier) -> tuple[Sample, ...]:
+    """The samples, all of whose classes have to be among those that the network names."""
+    for sample in images.samples:
+        if sample.label is not None and classifier.output(sample.label) is None:
+            names = list(classifier.class_names.values())
+            raise UserError(
+                f"image {sample.image} is of class '{images.class_names.get(sample.label, sample.label)}', which is none of "
+                f"model.classes={','.join(names[:5])}{',...' if len(names) > 5 else ''}."
+            )
+    return images.samples
 
 
 def _labelled_as_trained(

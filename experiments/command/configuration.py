@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from experiments.command.options import dashed
@@ -147,16 +147,27 @@ def register_launchers() -> None:
         ConfigStore.instance().store(group="hydra/launcher", name=path.stem, node=node)
 
 
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """A composed configuration with its references filled in.
+
+    Raises:
+        UserError: a reference to nothing, or a key that only the user can give and has not.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing: give {error.full_key}=VALUE.") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {error}") from error
+
+
 def read(cfg: DictConfig) -> Run:
     """Objects from a composed configuration.
 
     Raises:
         UserError: an unknown key or a wrong type or value.
     """
-    try:
-        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {error}") from error
+    resolved = resolve(cfg)
     shard = resolved.pop("shard", None) or {}
     if not isinstance(shard, Mapping):
         raise UserError(f"shard={shard}: give shards=N for N shards, or shard.count=N shard.index=I for one of them.")
@@ -213,7 +224,10 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     if isinstance(error, MissingConfigException) and missing and (CONF / _FOLDERS.get(missing[1], missing[1])).is_dir():
         group, name = missing[1], missing[2]
         files = choices(_FOLDERS.get(group, group))
-        more, others = (names(), " and every torchvision classifier") if group == "model" else ([], "")
+        more = [p.stem for p in sorted((CONF / "on_request" / group).glob("*.yaml"))]
+        others = f", {', '.join(more)}" if more else ""
+        if group == "model":
+            more, others = [*more, *names()], f"{others} and every torchvision classifier"
         if group == "hydra/launcher":
             files.append("basic")  # Hydra's own
         return UserError(f"{group}={name} is unknown. {nearest(name, [*files, *more])}Valid: {', '.join(files)}{others}.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.cell.cell import parts_in_view
-from experiments.cell.labels import with_comparable_labels
+from experiments.cell.labels import with_class_ids, with_comparable_labels
 from experiments.command import configuration as config
 from experiments.command.configuration import Run
 from experiments.command.progress import tell
@@ -86,7 +86,7 @@ class FailureStudy:
             )
         device = pick_device(run.settings.device)
         images = readable(run.dataset.load(config.file_cache(run.dataset, str(caches))), run.dataset.strict)
-        classifier = run.model.build()
+        classifier = with_class_ids(run, images, run.model.build())
         samples, notes = with_comparable_labels(run, images, classifier)
         for note in (*images.notes, *classifier.notes, *notes):
             tell(f"note: {note}")

@@ -15,7 +15,7 @@ import json
 import pkgutil
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +47,7 @@ _PACKAGES = (
 _PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint", "output", "reshape"), "method": ()}
 
 # The parts of a cell's identity that its settings do not decide: where they alone differ, the user is told.
-_FOUND = ("images", "weights", "preprocessing", "target_layer", "reshape", "output", "batch_size", "maps")
+_FOUND = ("images", "weights", "factory", "preprocessing", "target_layer", "reshape", "output", "batch_size", "maps")
 
 
 def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch
         "batch_size": identity["batch_size"],
         "configuration": run.resolved,
         "code": {k: v for made in (run.explainer, *run.metrics.values()) for k, v in source_of(type(made)).items()},
-        **environment(device),
+        **environment(device, run.model.packages),
     }
 
 
@@ -75,6 +75,7 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
         "images": {"count": len(images.samples), "sha256": images.digest},
         "model": settings_of("model", run.model),
         "weights": {"sha256": weights_digest(classifier.network)},
+        **({"factory": {"sha256": classifier.factory}} if classifier.factory else {}),
         "method": settings_of("method", run.explainer),
         **({"maps": {"sha256": stored}} if stored else {}),
         "seed": settings.seed,
@@ -82,7 +83,7 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
         "target_layer": classifier.target_layer,
         **({} if classifier.layout.reshape is None else {"reshape": classifier.layout.reshape}),
         **({} if classifier.reading == "softmax" else {"output": classifier.reading}),
-        "preprocessing": {**asdict(classifier.view), "exif": "upright"},
+        "preprocessing": {**classifier.view.settings(), "exif": "upright"},
         "device": device.type,
         "precision": settings.precision,
         "compile": settings.compile,
@@ -185,10 +186,15 @@ def source_of(cls: type) -> dict[str, str | None]:
         return {cls.__module__: None}
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, code revision and machine that numbers were made with."""
+def environment(device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, code revision and machine that numbers were made with.
+
+    Args:
+        device: where.
+        packages: whose versions decide beside the usual ones.
+    """
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from tabulate import tabulate
@@ -33,7 +32,7 @@ from experiments.training.recipes import FinetuneRecipe, HeadRecipe, Recipe
 from metrics.statistics import class_mean_interval, mean_interval
 from suny.classifiers.checkpoint import Trained, read_trained, write_checkpoint
 from suny.classifiers.classifier import Classifier, Model, Source, weights_digest
-from suny.classifiers.engine import Engine, batches, pick_device
+from suny.classifiers.engine import Engine, batches, pick_device, to_channels_last
 from suny.classifiers.head import remove_head, replace_head
 from suny.configured import Seed, configured
 from suny.errors import UserError
@@ -101,9 +100,9 @@ def read(overrides: list[str]) -> Training:
     """
     try:
         cfg = composed(overrides, "train")
-        resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {error}") from error
+    resolved = config.resolve(cfg)
     settings = config.make(Settings, {k: v for k, v in resolved.items() if k not in _GROUPS}, "")
     dataset: Dataset = config.make_target(resolved["dataset"], "dataset", Dataset)
     model: Model = config.make_target(resolved["model"], "model", Model)
@@ -121,7 +120,7 @@ def read(overrides: list[str]) -> Training:
         "images": [train.digest, test.digest],
         "classes": classes,
         "weights": weights_digest(classifier.network),
-        "view": asdict(classifier.view),
+        "view": classifier.view.settings(),
         "target_layer": classifier.target_layer,
         **({"options": dict(source.options)} if source.options else {}),
         "recipe": asdict(recipe),
@@ -316,7 +315,7 @@ def finetune_lesson(training: Training, network: nn.Module, head: nn.Module, apa
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    network.requires_grad_(True).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_channels_last(network.requires_grad_(True).to(device))
     own = {id(p) for p in head.parameters()}
     groups = [
         {"params": [p for p in network.parameters() if id(p) not in own], "factor": 1.0},

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -197,7 +197,7 @@ def outputs(
     depends = {
         "images": images.digest,
         "network": weights_digest(engine.source),
-        "view": asdict(view),
+        "view": view.settings(),
         "engine": [engine.device.type, engine.precision, engine.batch_size, engine.target_layer],
         "versions": {package: version(package) for package in _PACKAGES},
     }

@@ -164,7 +164,14 @@ def _refuse_stand_in(path: Path) -> None:
         raise UserError(f"model.checkpoint={path} is a web page, not the weights: download the file itself.")
 
 
-def load_state(network: nn.Module, state: dict[str, Tensor], file: str, architecture: str, made_for: str | None = None) -> None:
+def load_state(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    file: str,
+    architecture: str,
+    made_for: str | None = None,
+    advice: str | None = None,
+) -> None:
     """Loads a state dict that must fit exactly.
 
     Args:
@@ -172,6 +179,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], file: str, architec
         state, file: of the checkpoint.
         architecture: of the network, for the message.
         made_for: the checkpoint's own network, as in ``model=NAME``, where it is known.
+        advice: what to do where they differ; None: what the tensors suggest.
 
     Raises:
         UserError: keys or shapes differ; the line names the first difference.
@@ -179,7 +187,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], file: str, architec
     if said := differences(network, state):
         raise UserError(
             f"model.checkpoint={file} is no checkpoint of {architecture}: {'; '.join(said)}. "
-            f"{_advice(network, state, made_for)}, or another file."
+            f"{advice or _advice(network, state, made_for)}, or another file."
         )
     if not hasattr(state, "_metadata"):  # safetensors has no versions of modules: they are today's
         state = OrderedDict(state)

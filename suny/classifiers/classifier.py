@@ -7,9 +7,9 @@ module with a subclass of :class:`Model` and one conf file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ from suny.configured import Seed, configured
 from suny.errors import UserError, nearest
 from suny.images.dataset import LabelSpace, imagenet_classes
 from suny.images.view import View
+
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Classifier:
         notes: what a user should know about the weights, one line each.
         reading: how class probabilities are read from the outputs.
         layout: of the target layer's output.
+        factory: SHA-256 of the user's own files that make the network; None for networks of this project and of libraries.
+        class_ids: the data set's class index of each output, where the names of the classes say it; None: the checkpoint's, or
+            the same numbers.
     """
 
     name: str
@@ -60,18 +65,23 @@ class Classifier:
     notes: tuple[str, ...] = ()
     reading: Reading = "softmax"
     layout: Layout = CHANNELS_FIRST
+    factory: str | None = None
+    class_ids: tuple[int, ...] | None = None
 
     def class_name(self, output: int) -> str:
         return self.class_names.get(output, f"class {output}")
 
     def label(self, output: int) -> int:
         """The class index of an output."""
-        return self.trained.class_ids[output] if self.trained else output
+        return self._ids[output]
 
     def output(self, label: int) -> int | None:
         """The output for a class index; None where the network does not have the class."""
-        known = self.trained.class_ids if self.trained else range(self.num_classes)
-        return known.index(label) if label in known else None
+        return self._ids.index(label) if label in self._ids else None
+
+    @property
+    def _ids(self) -> Sequence[int]:
+        return self.class_ids or (self.trained.class_ids if self.trained else range(self.num_classes))
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,12 @@ class Model:
             single one, of a binary problem.
         reshape: what a target layer may return beside feature maps (B, C, h, w): ``channels_last``, or ``tokens`` of places
             (:class:`suny.classifiers.layers.Layout`). Layers that the user does not name are taken as they are.
+
+    Attributes:
+        packages: whose versions the card lists because the network is theirs, beside the usual ones.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
 
     name: str
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -142,6 +157,29 @@ class Model:
         raise UserError(f"model={self.name} cannot be trained here: its class has no source().")
 
 
+@configured
+class ViewedModel(Model):
+    """Base of the networks whose preprocessing is known, and can be another one.
+
+    Args:
+        resize, crop: pixels of the shorter side, and of the square that is cut from it; None: the checkpoint's, or the usual.
+        interpolation: of the resize; None: the checkpoint's, or the usual.
+        mean, std: of each RGB channel, for pixels in [0, 1]; None: the checkpoint's, or the usual.
+    """
+
+    resize: Annotated[int, Field(ge=1)] | None = None
+    crop: Annotated[int, Field(ge=1)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+
+    def seen(self, usual: View) -> View:
+        """The usual preprocessing with what the keys say."""
+        given = {key: getattr(self, key) for key in ("resize", "crop", "interpolation", "mean", "std")}
+        said: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
+        return replace(usual, **said)
+
+
 def finish(model: Model, source: Source) -> Classifier:
     """What every network needs last: evaluation mode, a checked target layer, class names."""
     network, view, trained = source.network, source.view, source.trained
@@ -167,7 +205,7 @@ def finish(model: Model, source: Source) -> Classifier:
         allowed: tuple[Reshape | None, ...] = (None, "channels_last", "tokens") if usual else (None, model.reshape)
         no_map = f"model.target_layer={layer} is no layer of {model.name} with a feature map (B, C, h, w) as output"
         layout = layers.chosen(layer, allowed, no_map, "model.")
-    found: Any = {"trained": trained, "reading": reading, "layout": layout}
+    found: Any = {"trained": trained, "notes": source.notes, "reading": reading, "layout": layout}
     if trained:
         own_names = dict(enumerate(trained.class_names))
         return Classifier(model.name, network, view, layer, outputs, own_names, trained.label_space, **found)

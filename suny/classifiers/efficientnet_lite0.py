@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ class EfficientNetLite0(Model):
     def build(self) -> Classifier:
         source = self.source()
         fold_padding(source.network)
-        return replace(finish(self, source), notes=source.notes)
+        return finish(self, source)
 
     def source(self) -> Source:
         from efficientnet_lite_pytorch import EfficientNet

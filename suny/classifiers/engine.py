@@ -73,6 +73,13 @@ class Cost:
         )
 
 
+def to_channels_last(network: nn.Module) -> None:
+    """Lays a network's weights out with channels last; tensors of other than four axes (Swin's five) stay as they are."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+
 def pick_device(name: str) -> torch.device:
     """``auto``: CUDA where there is one, else the CPU.
 
@@ -136,7 +143,7 @@ class Engine:
             self.network = (
                 split(network, target_layer, size, reading, layout, probe).eval().requires_grad_(False).to(self.device)
             )
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(self.network)
         self.compile = compile
         self.network.register_forward_pre_hook(self._count)
         self._most_tails: int | None = None  # once memory has not sufficed

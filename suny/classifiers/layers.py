@@ -180,7 +180,11 @@ class Layers:
     def _of_the_stream(self, name: str) -> bool:
         """Whether a layer's tokens are as wide as most are, and not the inside of an attention or of a perceptron."""
         widths = [self.shapes[n][-1] for n, layout in self.layouts.items() if layout.reshape == "tokens"]
-        return self.shapes[name][-1] == mode(widths)
+        parts = name.split(".")
+        around = (self.network.get_submodule(".".join(parts[:at])) for at in range(1, len(parts)))
+        # an attention's projections are as wide as the stream in some networks
+        attention = any("attention" in type(module).__name__.lower() for module in around)
+        return self.shapes[name][-1] == mode(widths) and not attention
 
     def _places(self, shapes: dict[str, Shape]) -> dict[str, Shape]:
         """Shapes as if all channels came first."""

@@ -53,4 +53,5 @@ def together(classifier: Classifier, members: Collection[int], name: str) -> Cla
         class_names={0: name, 1: "others"},
         label_space="own",
         trained=None,
+        class_ids=None,
     )

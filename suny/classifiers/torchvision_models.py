@@ -13,15 +13,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from suny.classifiers.checkpoint import Trained, load_state, outputs_of, read_state, read_trained
-from suny.classifiers.classifier import Classifier, Model, Source, finish
+from suny.classifiers.classifier import Source, ViewedModel
 from suny.classifiers.head import last_layer, replace_head
 from suny.classifiers.matching import differences, match
 from suny.classifiers.torchvision_names import names
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from torchvision import models
 else:
     models = Later("torchvision.models")
-
-Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 # the layers that are usually explained: the last convolution after its ReLU, the last stage, the last mixed block
 TARGET_LAYERS = {"vgg16": "features.29", "resnet50": "layer4", "inception_v3": "Mixed_7c"}
@@ -52,29 +49,19 @@ _not_to_be_had: dict[Path, str] = {}
 
 
 @configured
-class TorchvisionModel(Model):
+class TorchvisionModel(ViewedModel):
     """A torchvision classifier.
 
     Args:
         arch: its name in ``torchvision.models``.
         weights_version: enum member of its published weights (``IMAGENET1K_V1``); None: torchvision's default.
-        resize, crop, interpolation, mean, std: preprocessing; None: the checkpoint's, or what torchvision declares for the
-            weights.
+        resize, crop, interpolation, mean, std: preprocessing; the usual one is what torchvision declares for the weights.
         options: further arguments of torchvision's builder; those that an own checkpoint was trained with stay.
     """
 
     arch: str
     weights_version: str | None = None
-    resize: Annotated[int, Field(ge=1)] | None = None
-    crop: Annotated[int, Field(ge=1)] | None = None
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
     options: Mapping[str, Any] | None = None
-
-    def build(self) -> Classifier:
-        source = self.source()
-        return replace(finish(self, source), notes=source.notes)
 
     def source(self) -> Source:
         if self.arch not in names():
@@ -199,13 +186,7 @@ class TorchvisionModel(Model):
                 std=tuple(declared.std),
             )
         )
-        return View(
-            resize=self.resize or usual.resize,
-            crop=self.crop or usual.crop,
-            interpolation=self.interpolation or usual.interpolation,
-            mean=tuple(self.mean or usual.mean),
-            std=tuple(self.std or usual.std),
-        )
+        return self.seen(usual)
 
 
 def _kept(weights: Any) -> Path:

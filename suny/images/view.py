@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class View:
         crop: side of the square centre crop, pixels; the network's input size.
         interpolation: ``bilinear`` or ``bicubic`` (antialiased, on 8-bit pixels).
         mean, std: of each RGB channel, for pixels in [0, 1].
+        channels: the order in which the network takes them.
     """
 
     resize: int
@@ -46,17 +47,23 @@ class View:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    def settings(self) -> dict[str, Any]:
+        """All of it, for cards and digests; the order of channels where it is not the usual one."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("channels", "rgb")}
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The normalised input of the network, float32 (3, crop, crop)."""
         return self.normalised(tvf.pil_to_tensor(self.visible(image)))
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Pixels 0..255, (..., 3, H, W) of any type, as the network takes them: float32."""
+        """RGB pixels 0..255, (..., 3, H, W) of any type, as the network takes them: float32."""
         # in units of 0..255, so that a mean of 127 and a standard deviation of 128 are exact
         mean = torch.tensor(self.mean, dtype=torch.float64)[:, None, None] * 255.0
         std = torch.tensor(self.std, dtype=torch.float64)[:, None, None] * 255.0
-        return (pixels.to(torch.float32) - mean.to(pixels.device, torch.float32)) / std.to(pixels.device, torch.float32)
+        found = (pixels.to(torch.float32) - mean.to(pixels.device, torch.float32)) / std.to(pixels.device, torch.float32)
+        return found.flip(-3) if self.channels == "bgr" else found
 
     def visible(self, image: Image.Image) -> Image.Image:
         """What the network sees, as a picture (crop, crop)."""

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("suny.interventions",),
     ("suny.method",),
     ("suny.entry",),
+    ("suny.custom",),
     ("baselines", "metrics"),
     # whoever explains and scores from Python, with any method and metric
     ("suny.choices",),
@@ -37,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("experiments.benchmark", "experiments.failures", "experiments.report", "hydra_plugins", "commands"),
 )
 # Modules that lie beside the rooms of suny and know nothing of any.
-TOOLS = {"bivariate", "configured", "errors", "later", "plots", "seeds", "threads", "torchvision_guard"}
+TOOLS = {"bivariate", "configured", "errors", "later", "plots", "seeds", "threads", "torchvision_first", "torchvision_guard"}
 
 # Importer and imported: why an import goes up, or is of a command, all the same.
 ALLOWED = {
