@@ -444,6 +444,7 @@ def own_nodes(group: str, name: str) -> dict[str, dict[str, Any]]:
 OTHERWISE = {
     ("TorchvisionModel", "weights_version"): "the class builds every torchvision classifier, and few have weights of this name",
     ("TorchvisionModel", "options"): "further arguments depend on the classifier",
+    ("SqueezeNet", "weights"): "one of its two files is for other weights than the usual ones",
     ("SqueezeNet", "weights_version"): "as TorchvisionModel, whose keys it has",
     ("SqueezeNet", "options"): "as TorchvisionModel, whose keys it has",
     ("CausalShapes", "root"): "the images are written below results_dir",
