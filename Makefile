@@ -58,7 +58,7 @@ dist: $(READY) ## wheel and source distribution, in dist
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev,docs]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,dev,docs,networks]"
 	$(BIN)/python -m suny.torchvision_first
 	touch $@
 

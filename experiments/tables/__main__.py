@@ -16,11 +16,11 @@ from experiments.command.options import OptionalPlace, Place, parse, wants_help
 from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded
 from experiments.store.reading import read_results
 from experiments.store.records import write_atomically, writing
-from experiments.studies import search
+from experiments.studies import architectures, search
 from experiments.tables import build
 from suny.configured import configured
 
-_FILES = (*build.FILES, *search.FILES)
+_FILES = (*build.FILES, *search.FILES, *architectures.FILES)
 
 
 @configured
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, [a for a in arguments if a != "--check"])
     out = options.out or options.results_dir / "tables"
     results = read_results(options.results_dir)
-    files = build.build(results, out, options.reference) | search.build(results)
+    files = build.build(results, out, options.reference) | search.build(results) | architectures.build(results)
     if "--check" in arguments:
         outdated = build.find_outdated(files, out, _FILES)
         for line in outdated:

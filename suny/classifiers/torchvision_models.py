@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 else:
     models = Later("torchvision.models")
 
-# the layers that are usually explained: the last convolution after its ReLU, the last stage, the last mixed block
-TARGET_LAYERS = {"vgg16": "features.29", "resnet50": "layer4", "inception_v3": "Mixed_7c"}
+# The layers that are usually explained: the last convolution after its ReLU, the last stage, mixed block or fire module.
+TARGET_LAYERS = {
+    "vgg16": "features.29",
+    "resnet50": "layer4",
+    "inception_v3": "Mixed_7c",
+    "squeezenet1_1": "features.12",
+}
 
 # Published weights expect images that were normalised another way, which these networks do themselves where they are told to.
 _TRANSFORMING = ("googlenet", "inception_v3")
@@ -150,7 +155,7 @@ class TorchvisionModel(ViewedModel):
             _not_to_be_had[file] = (
                 f"the weights of {self.arch} could not be had ({str(error)[:200]}): fetch {weights.url} and "
                 f"put it into {file.parent}, or give model.checkpoint=FILE, or model.weights=random for a test; "
-                "model=efficientnet_lite0 needs no download."
+                "model=efficientnet_lite0 needs no download, nor do the networks of networks=pypi."
             )
             raise UserError(_not_to_be_had[file]) from error
 

