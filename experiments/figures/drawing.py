@@ -35,6 +35,7 @@ from metrics.statistics import Entry, mean_band
 from suny.bivariate import bivariate
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
+from suny.explanation import explained
 from suny.images.decode import decode
 from suny.plots import common_scale, draw_legend, drawable, heat, over
 from suny.seeds import image_seed
@@ -242,9 +243,9 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
             x = classifier.view(decoded.image).to(engine.device)[None]
             target = torch.tensor([cell.records[sample.image]["target"]])
             seed = [image_seed(run.settings.seed, sample.image)]
-            maps = [("original", run.explainer.explain(engine, x, target, seed))]
+            maps = [("original", explained(run.explainer, engine, x, target, seed))]
             for layer, other in engine.cascade(stages["stages"], stages["seed"]):
-                maps.append((layer, run.explainer.explain(other, x, target, seed)))
+                maps.append((layer, explained(run.explainer, other, x, target, seed)))
             strips.append((cell.row, sample.image, [(s, e.saliency[0].float().cpu().numpy()) for s, e in maps]))
     figure, axes = _axes(len(strips), len(strips[0][2]) + 1, 1.15, 1.3)
     for axis, title in zip(axes[0], ["", *(stage for stage, _ in strips[0][2])], strict=True):

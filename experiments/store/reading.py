@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from experiments.command.configuration import CONF, NAME, make_target
+from experiments.command.configuration import NAME, make_target
+from experiments.command.folders import conf_file
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.card import metric_of, name_of_column, settings_of
@@ -353,11 +354,15 @@ def cell_folders(root: Path) -> Iterator[Path]:
             yield Path(at)
 
 
-@functools.cache
 def preset(method: str) -> dict[str, Any]:
     """The settings of ``conf/method/<method>.yaml``, as a card has them; empty where there is no such file."""
-    if not (CONF / "method" / f"{method}.yaml").is_file():
-        return {}
+    file = conf_file("method", method)
+    return _preset(method, file) if file else {}
+
+
+@functools.cache
+def _preset(method: str, file: Path) -> dict[str, Any]:
+    """The settings of a method's file, which is known by its place too."""
     node = OmegaConf.to_container(composed([f"method={method}"]).method, resolve=True)
     return settings_of("method", make_target(node, "method", Explainer))
 
