@@ -76,8 +76,8 @@ def explained(explainer: Explainer, engine: Engine, images: Tensor, targets: Ten
     wrong = _wrong(explanation, images)
     if wrong:
         raise UserError(
-            f"method '{explainer.name}' returned {wrong}; an explainer returns float32 maps (B, H, W) of the images' size, >= 0, "
-            f"on their device: {place_of(type(explainer))}."
+            f"method '{explainer.name}' returned {wrong}; an explainer returns float32 maps (B, H, W) of the images' size, "
+            f">= 0, on their device: {place_of(type(explainer))}."
         )
     sides = ("saliency", "necessity", "sufficiency")
     graphs = {side: maps.detach() for side in sides if (maps := getattr(explanation, side)) is not None and maps.requires_grad}

@@ -201,8 +201,8 @@ def make_metric(name: str, node: Any) -> Metric:
     check_metric(metric)
     if metric.name != name:
         raise UserError(
-            f"metrics.{name}: {place_of(type(metric))} has the name '{metric.name}': give both one name, or, for several settings "
-            "of one metric, give the class a field 'name' and set it in the file."
+            f"metrics.{name}: {place_of(type(metric))} has the name '{metric.name}': give both one name, or, for several "
+            "settings of one metric, give the class a field 'name' and set it in the file."
         )
     return metric
 
@@ -242,14 +242,13 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         key, sign, value = str(error.override).partition("=")
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")
+    if again := re.match(r"Multiple values for (\w+)\..*'override \1: (.*)'", text):
+        more = f", or {again[1]}=[default,{again[2]}] for both" if again[1] == "metrics" else ""
+        return UserError(f"{again[1]} has a choice already: write {again[1]}={again[2]}{more}.")
     refused = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and refused:
         cause = str(error.__cause__ or "")
         if "is not in struct" in cause or "append" in text:
-            if refused[1] in _GROUPS and str(cause or text).count("append") + text.count("append"):
-                return UserError(
-                    f"{refused[1]} has a value already: write {refused[1]}=NAME, or of metrics a list, [default,NAME]."
-                )
             siblings = [k for k in keys if k.count(".") == refused[1].count(".")] or list(keys)
             return UserError(f"unknown key {refused[1]}. {nearest(refused[1], siblings)}--help lists the keys.")
         text = f"{text} {cause}"

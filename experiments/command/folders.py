@@ -1,4 +1,4 @@
-"""The folders that conf files come from: the project's ``conf``, and one of the user's own, which needs no place in this project.
+"""The folders that conf files come from: the project's ``conf``, and one of the user's own, which lies anywhere.
 
 The user's folder has the layout of ``conf`` (``method/mine.yaml``, ``metrics/mine.yaml``, ...). It is named by
 ``--config-dir DIR``, which every command takes, or by the environment variable SUNY_CONF, by which other processes of a sweep
@@ -32,13 +32,13 @@ _given: Path | None = None
 
 
 class ConfFiles(FileConfigSource):
-    """Files of a folder, as Hydra reads them, with one addition: a metric's file may have ``_target_`` at its top, as a method's
-    has. Several metrics stand beside each other in the configuration, so that its content goes below the file's name."""
+    """Files of a folder, as Hydra reads them, but for one thing: a metric's file may have ``_target_`` at its top, as that of a
+    method has. Several metrics stand beside each other in a configuration, so that its content is put below its name."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         found = super().load_config(config_path)
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
-        if group.partition("/")[0] == "metrics" and is_one_metric(found.config) and "package" not in found.header:
+        if group.partition("/")[0] == "metrics" and is_one_metric(found.config) and not found.header["package"]:
             found.config = OmegaConf.create({name: found.config})
         return found
 
