@@ -243,8 +243,8 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")
     if again := re.match(r"Multiple values for (\w+)\..*'override \1: (.*)'", text):
-        more = f", or {again[1]}=[default,{again[2]}] for both" if again[1] == "metrics" else ""
-        return UserError(f"{again[1]} has a choice already: write {again[1]}={again[2]}{more}.")
+        both = f", or {again[1]}=[default,{again[2]}] for both" if again[1] == "metrics" else ""
+        return UserError(f"{again[1]} has a choice already: write {again[1]}={again[2]}{both}.")
     refused = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and refused:
         cause = str(error.__cause__ or "")

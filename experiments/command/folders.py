@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
@@ -31,9 +30,12 @@ _FLAGS = ("--config-dir", "-cd")
 _given: Path | None = None
 
 
-class ConfFiles(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
     """Files of a folder, as Hydra reads them, but for one thing: a metric's file may have ``_target_`` at its top, as that of a
-    method has. Several metrics stand beside each other in a configuration, so that its content is put below its name."""
+    method has. Several metrics stand beside each other in a configuration, so that its content is put below its name.
+
+    Hydra registers its own class again in every process, and keeps the registered one where it has the same name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         found = super().load_config(config_path)
@@ -49,9 +51,8 @@ def is_one_metric(config: object) -> bool:
 
 
 def read_conf_files_here() -> None:
-    """Makes Hydra read folders through :class:`ConfFiles`."""
-    Plugins.instance()  # registers Hydra's own class first
-    SourcesRegistry.instance().types["file"] = ConfFiles
+    """Makes Hydra read folders through :class:`FileConfigSource`."""
+    SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
 def take_own_folder(arguments: Sequence[str]) -> list[str]:

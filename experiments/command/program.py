@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from traceback import walk_tb
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -116,7 +117,12 @@ def complain(error: UserError | str) -> None:
 
 
 def composed(overrides: list[str], configuration: str = "config") -> DictConfig:
-    """The configuration with overrides, outside a Hydra program."""
+    """The configuration with overrides, beside a Hydra program that may be running."""
     read_conf_files_here()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(configuration, [*overrides, *search_path()])
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(configuration, [*overrides, *search_path()])
+    finally:
+        GlobalHydra.instance().hydra = running

@@ -154,10 +154,19 @@ class Result:
         """Whether the maps were files, so that explaining cost nothing."""
         return "maps" in self.identity
 
+    @property
+    def usual(self) -> Mapping[str, Any]:
+        """The method's settings in its conf file; the card has those of a file outside this project."""
+        return self.card.get("usual") or preset(self.method)
+
+    def title(self, group: str) -> str | None:
+        """The name of the data set, model or method in a paper, where its class says one."""
+        return self.card.get("titles", {}).get(group)
+
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """The method's keys that differ from its conf file; empty for stored maps and for a method without one."""
-        usual = preset(self.method)
+        usual = self.usual
         if self.stored or not usual:
             return {}
         own = self.identity["method"]
@@ -165,7 +174,7 @@ class Result:
 
     def setting(self, key: str) -> Any:
         """A key of the method, as it was or as the conf file has it."""
-        return self.identity["method"].get(key, preset(self.method).get(key))
+        return self.identity["method"].get(key, self.usual.get(key))
 
     @property
     def row(self) -> str:
