@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import hydra
 
 from experiments.command import configuration as config
+from experiments.command.folders import own_folder
 from experiments.command.program import EXIT_OK, guarded
 from experiments.jobs import sweep
 from experiments.jobs.arguments import arguments_of, is_dry, with_flags_last
@@ -27,7 +28,8 @@ def main() -> int:
         return EXIT_OK
     config.register_launchers()
     with tempfile.TemporaryDirectory() if is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
-        sys.argv[1:] = with_flags_last(arguments_of(sys.argv[1:], elsewhere))
+        own = [f"--config-dir={folder}"] if (folder := own_folder()) else []
+        sys.argv[1:] = with_flags_last([*arguments_of(sys.argv[1:], elsewhere), *own])
         jobs = sweep.begin()
         compute()
     return jobs.close()

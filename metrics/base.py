@@ -7,14 +7,19 @@ image, say) is computed once and kept in the :class:`Case`.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from suny.classifiers.engine import Engine
+from suny.configured import place_of
+from suny.errors import UserError
 from suny.images.geometry import Box
 from suny.images.known_causes import KnownCauses
 from suny.images.masks import Mask
@@ -28,6 +33,9 @@ Change = Literal["remove", "keep"]
 Part = tuple[str, float, float]
 
 T = TypeVar("T")
+
+# A number may lie outside its range by so much, relative to the range's end: sums are rounded.
+_ROUNDING = 1e-6
 
 
 class NotFinite(ArithmeticError):
@@ -192,6 +200,8 @@ class Metric(Protocol):
         version: the version of the protocol; raised whenever the same map could get another number.
         needs: the metric is skipped without these.
         has_curve: optional; True for a metric that leaves a whole curve under its name in :attr:`Case.curves`.
+        group: optional; the table in which the metric stands, one of :data:`experiments.tables.specs.SPECS` or any other name;
+            without it the table of other metrics.
 
     A metric over the whole data set that is no mean of numbers also has ``summarise(values, classes)``, its entry in a
     summary, and, so that methods can be compared image by image, ``each(values, classes)``: one number per image (None where
@@ -228,6 +238,7 @@ class BaseMetric:
     high: ClassVar[float] = 1.0
     version: ClassVar[int] = 1
     has_curve: ClassVar[bool] = False
+    group: ClassVar[str] = "other metrics"
 
     @property
     def name(self) -> str:
@@ -242,3 +253,85 @@ class BaseMetric:
     def needs(self) -> frozenset[Need]:
         """Nothing."""
         return frozenset()
+
+
+def check_metric(metric: Metric) -> None:
+    """Raises UserError for a metric whose class does not say what tables and checks need to know, or says it wrongly."""
+    where = f"metric '{metric.name}' of {place_of(type(metric))}"
+    if not (_is_number(metric.low) and _is_number(metric.high) and metric.low < metric.high):
+        raise UserError(f"{where} has the range low={metric.low!r}, high={metric.high!r}: give two numbers, low < high.")
+    if metric.higher_is_better not in (True, False, None):
+        raise UserError(f"{where} has higher_is_better={metric.higher_is_better!r}: give True, False, or None for neither.")
+    needs = metric.needs if isinstance(metric.needs, set | frozenset) else None
+    if needs is None or not needs <= set(get_args(Need)):
+        raise UserError(f"{where} has needs={metric.needs!r}: give a set of {', '.join(get_args(Need))}.")
+
+
+def measure(metric: Metric, case: Case, image: str) -> Any:
+    """The value of a metric for one image, as records keep it; its curve, where it has one, is in the case.
+
+    Args:
+        metric: the metric.
+        case: the explained image.
+        image: its id, for messages.
+
+    Returns: a number within the metric's range, or what its ``summarise`` takes; None where it is not defined; NaN where the
+        network returned NaN, or the metric did.
+
+    Raises:
+        UserError: the value breaks the contract (:class:`Metric`).
+    """
+    try:
+        value = metric.measure(case)
+    except NotFinite:
+        return math.nan
+    if value is None:
+        return None
+    where = f"metric '{metric.name}' of {place_of(type(metric))}, image {image}"
+    if getattr(metric, "has_curve", False):
+        case.curves[metric.name] = _checked_curve(case.curves.get(metric.name), where)
+    if hasattr(metric, "summarise"):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: measure returned {_short(value)}, which no record can keep ({error}).") from error
+        return value
+    if isinstance(value, Tensor | np.ndarray | np.generic) and np.prod(value.shape) == 1:
+        value = value.item()
+    if not _is_number(value):
+        raise UserError(f"{where}: measure returned {_short(value)}: return a float, or None where there is no value.")
+    low, high = (end + sign * _ROUNDING * max(1.0, abs(end)) for end, sign in ((metric.low, -1), (metric.high, 1)))
+    if math.isfinite(value) and not low <= value <= high:
+        raise UserError(
+            f"{where}: measure returned {value:g}, outside of its range [{metric.low:g}, {metric.high:g}]: mend the metric, or "
+            "its low and high."
+        )
+    return float(value) if isinstance(value, bool) else value
+
+
+def _checked_curve(curve: Any, where: str) -> tuple[list[float], list[float]]:
+    """A curve as two lists of floats.
+
+    Raises:
+        UserError: there is none, or it is no two lists of equally many numbers.
+    """
+    try:
+        values, fractions = ([float(number) for number in numbers] for numbers in curve)
+    except (TypeError, ValueError):
+        values, fractions = [], [0.0]
+    if len(values) != len(fractions):
+        raise UserError(
+            f"{where}: its class says has_curve, and measure left {_short(curve)} in case.curves under its name: put "
+            "(values, fractions of pixels) there, two lists of equally many numbers."
+        )
+    return values, fractions
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!a:.60}"

@@ -299,7 +299,7 @@ class Explainer:
                 part = slice(len(diagnostics), min(len(diagnostics) + step, len(batch)))
                 several = (batch[part], torch.tensor(classes[part]), seeds[part])
                 began = time.perf_counter()
-                one = engine.fitting(partial(self.explainer.explain, engine, *several))
+                one = engine.fitting(partial(explanation.explained, self.explainer, engine, *several))
                 # one by one, so that progress is seen, unless a call costs more than the image; maps are the same either way
                 step = engine.batch_size if time.perf_counter() - began < _QUICK * len(batch[part]) else 1
                 found.append(one)

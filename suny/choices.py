@@ -122,7 +122,9 @@ def _metric_files() -> dict[str, str]:
     found: dict[str, str] = {}
     for file in _names("metrics"):
         node = OmegaConf.load(CONF / "metrics" / f"{file}.yaml")
-        if "defaults" not in node:
+        if "_target_" in node:
+            found[file] = file
+        elif "defaults" not in node:
             found |= {str(name): file for name in node if name not in _names("metrics") or name == file}
     return found
 
@@ -161,6 +163,8 @@ def _inherited(group: str, name: str) -> DictConfig:
         raise UserError(f"{group}={name} is unknown. {nearest(str(name), known)}suny.{_LISTS[group]}() lists them.")
     own = OmegaConf.load(path)
     assert isinstance(own, DictConfig)
+    if group == "metrics" and "_target_" in own:
+        own = OmegaConf.create({path.stem: own})  # as the command line reads it
     bases = [base for base in own.pop("defaults", []) if base != "_self_"]  # which stands last in every file
     parent = f"{group}/{name}".rpartition("/")[0]
     merged: Any = OmegaConf.create({})

@@ -77,6 +77,12 @@ def remember_own(made: Any) -> None:
         _own_classes[file] = made
 
 
+def place_of(cls: type) -> str:
+    """A class and the file that defines it, as messages name them."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"class {cls.__qualname__} ({file or cls.__module__})"
+
+
 def own_classes() -> Mapping[str, type]:
     """The classes outside this project's packages that a configuration has named, by their files."""
     return _own_classes
@@ -86,9 +92,23 @@ def make_target(node: Any, where: str, kind: Any) -> Any:
     """The object that a configuration node with ``_target_`` describes; it must be of a kind."""
     cls = target_class(node, where)
     made = make(cls, {k: v for k, v in node.items() if k != "_target_"}, where)
-    if not isinstance(made, kind):
-        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__}.")
+    if lacking := _lacking(made, kind):
+        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__}: {place_of(cls)} {lacking}.")
     return made
+
+
+def _lacking(made: Any, kind: Any) -> str:
+    """What an object lacks to be of a kind, a base class or a protocol; nothing where it is of it."""
+    if not getattr(kind, "_is_protocol", False):
+        return "" if isinstance(made, kind) else f"has to be derived from {kind.__module__}.{kind.__qualname__}"
+    members = [m for m in (*vars(kind), *kind.__annotations__) if not m.startswith("_")]
+    missing = []
+    for member in dict.fromkeys(members):
+        try:
+            getattr(made, member)
+        except (AttributeError, NotImplementedError):
+            missing.append(member)
+    return f"lacks {', '.join(missing)}" if missing else ""
 
 
 def make(cls: Any, keys: Mapping[str, Any], where: str) -> Any:
@@ -101,7 +121,7 @@ def make(cls: Any, keys: Mapping[str, Any], where: str) -> Any:
 
 def _one_line(error: pydantic.ValidationError, cls: Any, where: str) -> str:
     first = error.errors()[0]
-    at = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdigit()]
+    at = [str(part) for part in first["loc"] if re.fullmatch(r"\w[\w./-]*", str(part))]
     key = ".".join([*([where] if where else []), *at[:1]])
     if first["type"] == "value_error":  # settings that do not go together
         return f"{where or 'configuration'}: {first['ctx']['error']}."

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
+from suny.configured import place_of
+from suny.errors import UserError
 
 # A method's family says what it is compared with.
 Family = Literal["own", "baseline", "control"]
@@ -60,6 +62,48 @@ class Explainer(Protocol):
             seeds: one per image.
         """
         ...
+
+
+def explained(explainer: Explainer, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
+    """The explanation of a batch (:meth:`Explainer.explain`), with the contract of explainers checked.
+
+    Values that are not finite are no break of it: such a map is recorded, and counted as degenerate.
+
+    Raises:
+        UserError: what came back is no explanation of the batch: metrics would give numbers that mean nothing.
+    """
+    explanation = explainer.explain(engine, images, targets, seeds)
+    wrong = _wrong(explanation, images)
+    if wrong:
+        raise UserError(
+            f"method '{explainer.name}' returned {wrong}; an explainer returns float32 maps (B, H, W) of the images' size, "
+            f">= 0, on their device: {place_of(type(explainer))}."
+        )
+    sides = ("saliency", "necessity", "sufficiency")
+    graphs = {side: maps.detach() for side in sides if (maps := getattr(explanation, side)) is not None and maps.requires_grad}
+    return replace(explanation, **graphs) if graphs else explanation
+
+
+def _wrong(explanation: Any, images: Tensor) -> str:
+    """What breaks the contract of explainers, or nothing."""
+    if not isinstance(explanation, Explanation):
+        return f"a {type(explanation).__name__}, no suny.explanation.Explanation"
+    shape = (len(images), *images.shape[-2:])
+    for side in ("saliency", "necessity", "sufficiency"):
+        maps = getattr(explanation, side)
+        if maps is None and side != "saliency":
+            continue
+        if not isinstance(maps, Tensor):
+            return f"a {side} map of {type(maps).__name__}, no tensor"
+        if maps.dtype != torch.float32 or tuple(maps.shape) != shape:
+            return f"a {side} map of {maps.dtype}, shape {tuple(maps.shape)}, not torch.float32, shape {shape}"
+        if maps.device != images.device:
+            return f"a {side} map on {maps.device}, not on {images.device}"
+        if bool((maps < 0).any()):
+            return f"a {side} map with negative values (smallest {float(maps[maps < 0].min()):g})"
+    if explanation.diagnostics and len(explanation.diagnostics) != len(images):
+        return f"{len(explanation.diagnostics)} diagnostics for {len(images)} images"
+    return ""
 
 
 def family_of(explainer: type) -> Family:

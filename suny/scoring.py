@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suny import choices
+from suny import choices, explanation
 from suny.api import Boxes, Explanation, Opened, bar_over, checked_ids, opened
 from suny.classifiers.engine import BatchSize, Engine, Precision
 from suny.errors import UserError
@@ -119,7 +119,7 @@ def score(
             around = _boxes(boxes[at], prepared.images) if boxes else []
             truth = (around, None if inside is None else inside[at])
             target = None if classes is None else classes[at]
-            one = partial(_row, prepared, at, target, own, truth, image_seed(seed or 0, name), chosen, explained)
+            one = partial(_row, prepared, at, name, target, own, truth, image_seed(seed or 0, name), chosen, explained)
             rows.append({**prepared.engine.fitting(one), "label": None if labels is None else labels[at]})
             bar.update()
     frame = pd.DataFrame(rows, index=pd.Index(names, name="image"), columns=[*_BESIDE, *chosen])
@@ -208,6 +208,7 @@ def compare(frame_a: pd.DataFrame, frame_b: pd.DataFrame) -> pd.DataFrame:
 def _row(
     prepared: Opened,
     at: int,
+    name: str,
     target: int | None,
     maps: Mapping[str, Tensor],
     truth: tuple[Sequence[Box], Tensor | None],
@@ -227,7 +228,7 @@ def _row(
 
     def again(other: Engine, other_seed: int) -> Tensor:
         assert explainer is not None
-        found = explainer.explain(other, image[None], torch.tensor([target]), [other_seed]).saliency
+        found = explanation.explained(explainer, other, image[None], torch.tensor([target]), [other_seed]).saliency
         return torch.nan_to_num(found[0], nan=0.0, posinf=0.0, neginf=0.0)
 
     case = Case(
@@ -249,18 +250,15 @@ def _row(
         "target": target,
         "prob": case.p,
         "status": "degenerate" if is_degenerate(maps["saliency"]) else "ok",
-        **{name: _measured(metric, case) for name, metric in metrics.items()},
+        **{key: _measured(metric, case, name) for key, metric in metrics.items()},
     }
 
 
-def _measured(metric: Metric, case: Case) -> Any:
+def _measured(metric: Metric, case: Case, image: str) -> Any:
     """The value; None where it is not defined, or where the network returned NaN for changed images."""
-    from metrics.base import NotFinite
+    from metrics.base import measure
 
-    try:
-        value = metric.measure(case)
-    except NotFinite:
-        return None
+    value = measure(metric, case, image)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -36,11 +36,11 @@ from experiments.store.files import ImageFiles
 from experiments.store.reading import summary_of, was_explained
 from experiments.store.records import CellFolder, Record, digest_of
 from experiments.store.shards import entered, merge, recorded
-from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
+from metrics.base import Case, Frame, Metric, Need, Part, measure
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
+from suny.explanation import Explanation, MissingMap, StoredMaps, explained, is_degenerate, with_empty_flag
 from suny.images.dataset import ImageList, Sample, object_in_view, upright_annotated_mask, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
@@ -396,8 +396,7 @@ class Cell:
         if isinstance(explainer, StoredMaps):
             explanation = explainer.load(sample.image, pixels)
         else:
-            explanation = explainer.explain(engine, pixels[None], torch.tensor([target]), [self.seed_of(sample)])
-            _check_maps(explainer.name, explanation, pixels)
+            explanation = explained(explainer, engine, pixels[None], torch.tensor([target]), [self.seed_of(sample)])
         cost, seconds = engine.cost - before, time.perf_counter() - began
         explanation = with_empty_flag(explanation)
         return ExplainedImage(
@@ -427,7 +426,7 @@ class Cell:
             return torch.nan_to_num(maps[0], nan=0.0, posinf=0.0, neginf=0.0)
 
         def explain_again(other: Engine, seed: int) -> Tensor:
-            return clean(explainer.explain(other, image.pixels[None], torch.tensor([image.target]), [seed]).saliency)
+            return clean(explained(explainer, other, image.pixels[None], torch.tensor([image.target]), [seed]).saliency)
 
         case = Case(
             engine,
@@ -453,10 +452,7 @@ class Cell:
         values: dict[str, Any] = {}
         spoilt: list[str] = []
         for name, metric in metrics.items():
-            try:
-                value = metric.measure(case)
-            except NotFinite:
-                value = math.nan
+            value = measure(metric, case, image)
             if finite(value) != value:
                 value = None
                 spoilt.append(self.keys[name])
@@ -546,24 +542,6 @@ def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Par
     """
     parts = [(name, *view.point(x, y, size)) for name, x, y in sample.parts]
     return [(name, x, y) for name, x, y in parts if 0 <= x < view.crop and 0 <= y < view.crop]
-
-
-def _check_maps(method: str, explanation: Explanation, image: Tensor) -> None:
-    """Refuses maps that break the contract of explainers: metrics would give numbers that mean nothing."""
-    for side in ("saliency", "necessity", "sufficiency"):
-        maps = getattr(explanation, side)
-        if maps is None:
-            continue
-        if maps.dtype != torch.float32 or maps.shape != (1, *image.shape[-2:]):
-            wrong = f"of {maps.dtype}, shape {tuple(maps.shape)}"
-        elif bool((maps < 0).any()):
-            wrong = "with negative values"
-        else:
-            continue
-        raise UserError(
-            f"method '{method}' returned a {side} map {wrong}; an explainer returns float32 maps (B, H, W) of the image's "
-            "size, >= 0."
-        )
 
 
 def _measurable(run: Run, images: ImageList) -> tuple[dict[str, Metric], dict[str, str]]:

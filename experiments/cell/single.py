@@ -18,7 +18,7 @@ from experiments.command.progress import tell
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError, nearest
-from suny.explanation import Explanation, with_empty_flag
+from suny.explanation import Explanation, explained, with_empty_flag
 from suny.images.dataset import imagenet_classes
 from suny.images.decode import UnreadableImage, decode
 from suny.seeds import image_seed
@@ -66,7 +66,7 @@ class ClassifiedFile:
         seed = image_seed(runs[0].settings.seed, self.path.stem)
         return {
             one.explainer.name: with_empty_flag(
-                one.explainer.explain(self.engine, self.pixels[None], torch.tensor([self.target]), [seed])
+                explained(one.explainer, self.engine, self.pixels[None], torch.tensor([self.target]), [seed])
             )
             for one in (tqdm(runs, unit="method") if len(runs) > 1 else runs)
         }

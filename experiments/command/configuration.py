@@ -20,9 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
+from experiments.command.folders import CONF as CONF
+from experiments.command.folders import choices as choices
+from experiments.command.folders import conf_file, conf_folders, read_conf_files_here
 from experiments.command.options import dashed
 from suny.classifiers.torchvision_names import names
-from suny.configured import Seed, configured, make, make_target
+from suny.configured import Seed, configured, make, make_target, place_of
 from suny.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
     from suny.explanation import Explainer
     from suny.images.dataset import Dataset
     from suny.images.filecache import FileCache
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # The names of data sets, networks and methods, after which folders and files are named.
 NAME = re.compile(r"\w[\w.-]*")
@@ -110,18 +111,13 @@ class Run:
     cache: FileCache
 
 
-def choices(group: str) -> list[str]:
-    """The names of a group's conf files."""
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-
-
 def register_torchvision(arguments: Sequence[str]) -> None:
     """Makes ``model=NAME`` work for every torchvision classifier that has no conf file of its own.
 
     Only classifiers that the arguments name are registered, for Hydra copies every registered node many times over.
     """
     asked = {name for a in arguments if a.startswith("model=") for name in re.findall(r"\w+", a.removeprefix("model="))}
-    other = {name for name in asked if not (CONF / "model" / f"{name}.yaml").exists()}
+    other = {name for name in asked if not conf_file("model", name)}
     for name in sorted(other.intersection(names())) if other else ():
         template = yaml.safe_load((CONF / "model" / "resnet50.yaml").read_text(encoding="utf-8"))
         node = {**template, "name": name, "arch": name, "weights_version": None}
@@ -141,6 +137,7 @@ def register_on_request(arguments: Sequence[str]) -> None:
 
 def register_launchers() -> None:
     """Puts this project's launchers behind the names under which Hydra's plugins have theirs (``conf/launchers``)."""
+    read_conf_files_here()
     Plugins.instance()  # finds the plugins, which then register their own
     for path in sorted((CONF / "launchers").glob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -181,8 +178,12 @@ def read(cfg: DictConfig) -> Run:
             raise UserError(f"{group}.name={name}: use letters, digits, '_', '-' and '.' only.")
     if not groups["metrics"]:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
-    from metrics.base import Metric  # not above: these need torch, and the mistakes so far are told without it
-    from suny.classifiers.classifier import Model
+    if "_target_" in groups["metrics"]:
+        raise UserError(
+            "metrics._target_ stands beside metrics, not in one: in a file, conf/metrics/NAME.yaml, it may stand at the top "
+            "(without '# @package' and defaults), or below the metric's name; on the command line write metrics.NAME._target_."
+        )
+    from suny.classifiers.classifier import Model  # not above: these need torch, and the mistakes so far are told without it
     from suny.explanation import Explainer
     from suny.images.dataset import Dataset
 
@@ -192,11 +193,29 @@ def read(cfg: DictConfig) -> Run:
         dataset=dataset,
         model=make_target(groups["model"], "model", Model),
         explainer=make_target(groups["method"], "method", Explainer),
-        metrics={name: make_target(node, f"metrics.{name}", Metric) for name, node in groups["metrics"].items()},
+        metrics={name: make_metric(name, node) for name, node in groups["metrics"].items()},
         resolved=resolved,
         shard=make(Shard, shard, "shard"),
         cache=file_cache(dataset, caches, writes=not settings.dry_run),
     )
+
+
+def make_metric(name: str, node: Any) -> Metric:
+    """The metric that a configuration node describes.
+
+    Raises:
+        UserError: it breaks the contract of metrics, or calls itself otherwise than its file or key does.
+    """
+    from metrics.base import Metric, check_metric
+
+    metric: Metric = make_target(node, f"metrics.{name}", Metric)
+    check_metric(metric)
+    if metric.name != name:
+        raise UserError(
+            f"metrics.{name}: {place_of(type(metric))} has the name '{metric.name}': give both one name, or, for several "
+            "settings of one metric, give the class a field 'name' and set it in the file."
+        )
+    return metric
 
 
 def file_cache(dataset: Dataset, caches: Any, writes: bool = True) -> FileCache:
@@ -221,7 +240,7 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
     """
     text = str(error)
     missing = re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text)
-    if isinstance(error, MissingConfigException) and missing and (CONF / _FOLDERS.get(missing[1], missing[1])).is_dir():
+    if isinstance(error, MissingConfigException) and missing and _is_group(_FOLDERS.get(missing[1], missing[1])):
         group, name = missing[1], missing[2]
         files = choices(_FOLDERS.get(group, group))
         more = [p.stem for p in sorted((CONF / "on_request" / group).glob("*.yaml"))]
@@ -237,6 +256,9 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
         key, sign, value = str(error.override).partition("=")
         exact = f"""write '{key}="{value}"', with both kinds of quotes""" if sign else "write key=value"
         return UserError(f"cannot read the argument {error.override}: {exact}.")
+    if again := re.match(r"Multiple values for (\w+)\..*'override \1: (.*)'", text):
+        both = f", or {again[1]}=[default,{again[2]}] for both" if again[1] == "metrics" else ""
+        return UserError(f"{again[1]} has a choice already: write {again[1]}={again[2]}{both}.")
     refused = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and refused:
         cause = str(error.__cause__ or "")
@@ -245,6 +267,10 @@ def explain_hydra(error: HydraException | OmegaConfBaseException, keys: Sequence
             return UserError(f"unknown key {refused[1]}. {nearest(refused[1], siblings)}--help lists the keys.")
         text = f"{text} {cause}"
     return UserError(" ".join(text.split())[:400])
+
+
+def _is_group(group: str) -> bool:
+    return any((folder / group).is_dir() for folder in conf_folders())
 
 
 def dotted_keys(node: Any, prefix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from traceback import walk_tb
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +23,7 @@ from experiments.command.configuration import (
     register_on_request,
     register_torchvision,
 )
+from experiments.command.folders import read_conf_files_here, search_path, take_own_folder
 from suny.configured import own_classes
 from suny.errors import UserError
 
@@ -39,9 +41,10 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
         configuration: the file in ``conf`` whose keys it takes.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
-    register_torchvision(sys.argv[1:])
-    register_on_request(sys.argv[1:])
     try:
+        sys.argv[1:] = take_own_folder(sys.argv[1:])
+        register_torchvision(sys.argv[1:])
+        register_on_request(sys.argv[1:])
         return program()
     except KeyboardInterrupt:
         return EXIT_STOPPED
@@ -114,6 +117,12 @@ def complain(error: UserError | str) -> None:
 
 
 def composed(overrides: list[str], configuration: str = "config") -> DictConfig:
-    """The configuration with overrides, outside a Hydra program."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(configuration, overrides)
+    """The configuration with overrides, beside a Hydra program that may be running."""
+    read_conf_files_here()
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(configuration, [*overrides, *search_path()])
+    finally:
+        GlobalHydra.instance().hydra = running

@@ -28,7 +28,7 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.classifiers.merged_classes import together
 from suny.errors import UserError
-from suny.explanation import StoredMaps, with_empty_flag
+from suny.explanation import StoredMaps, explained, with_empty_flag
 from suny.images.dataset import ImageList, Sample, draw
 from suny.images.decode import decode
 from suny.seeds import image_seed
@@ -150,7 +150,7 @@ class FailureStudy:
         seed = image_seed(self.run.settings.seed, sample.image)
 
         def make_map(engine: Engine, target: int, side: Side, title: str) -> CaseMap:
-            explanation = with_empty_flag(self.run.explainer.explain(engine, pixels[None], torch.tensor([target]), [seed]))
+            explanation = with_empty_flag(explained(self.run.explainer, engine, pixels[None], torch.tensor([target]), [seed]))
             values = torch.nan_to_num(getattr(explanation, side)[0], nan=0.0, posinf=0.0, neginf=0.0)
             p, hit = _probability_and_hits(engine, pixels, target, values, parts)
             diagnostics = explanation.diagnostics[0] if explanation.diagnostics else {}

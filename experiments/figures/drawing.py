@@ -35,6 +35,7 @@ from metrics.statistics import Entry, mean_band
 from suny.bivariate import bivariate
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
+from suny.explanation import explained
 from suny.images.decode import decode
 from suny.plots import common_scale, draw_legend, drawable, heat, over
 from suny.seeds import image_seed
@@ -84,8 +85,9 @@ def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, s
     def add(name: str, draw: Callable[..., Any], *arguments: Any) -> None:
         drawings[name] = lambda: draw(*arguments)
 
-    for block in blocks(results, list(_CURVES)):
-        if any(_curves(c, name) is not None for c in block.cells for name in _CURVES):
+    names = _curve_names(results)
+    for block in blocks(results, names):
+        if any(_curves(c, name) is not None for c in block.cells for name in names):
             add(file_name("curves", block), curves, block)
     for block in blocks(results, ["necessity", "sufficiency"]):
         if {c.measure.name for c in block.columns} >= {"necessity", "sufficiency"}:
@@ -129,7 +131,7 @@ def curves(block: Block) -> Any:
         rows = {row: v for row, cell in column.cells.items() if (v := _curves(cell, column.measure.name)) is not None}
         if rows:
             known.setdefault(column.measure.name, rows)
-    names = [name for name in _CURVES if name in known]
+    names = [name for name in _curve_names(block.cells) if name in known]
     looks = styles(block.rows)
     figure, axes = _axes(1, len(names), 2.6, 2.9)
     for axis, name in zip(axes.flat, names, strict=True):
@@ -141,7 +143,8 @@ def curves(block: Block) -> Any:
             if len(values) >= FEWEST:
                 axis.fill_between(fraction, low, high, color=look["color"], alpha=0.08, linewidth=0)
         count = max(len(values) for _, values in known[name].values())
-        axis.set(title=f"{name}, {count} images", xlabel=f"share of the {_CURVES[name][0]}", ylabel=_CURVES[name][1])
+        pixels, value = _CURVES.get(name, ("pixels", name.replace("_", " ")))
+        axis.set(title=f"{name}, {count} images", xlabel=f"share of the {pixels}", ylabel=value)
     _legend(figure, axes.flat)
     figure.suptitle(block.title, fontsize=8)
     return figure
@@ -248,9 +251,9 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
             x = classifier.view(decoded.image).to(engine.device)[None]
             target = torch.tensor([cell.records[sample.image]["target"]])
             seed = [image_seed(run.settings.seed, sample.image)]
-            maps = [("original", run.explainer.explain(engine, x, target, seed))]
+            maps = [("original", explained(run.explainer, engine, x, target, seed))]
             for layer, other in engine.cascade(stages["stages"], stages["seed"]):
-                maps.append((layer, run.explainer.explain(other, x, target, seed)))
+                maps.append((layer, explained(run.explainer, other, x, target, seed)))
             strips.append((cell.row, sample.image, [(s, e.saliency[0].float().cpu().numpy()) for s, e in maps]))
     figure, axes = _axes(len(strips), len(strips[0][2]) + 1, 1.15, 1.3)
     for axis, title in zip(axes[0], ["", *(stage for stage, _ in strips[0][2])], strict=True):
@@ -363,6 +366,12 @@ def _with_maps(block: Block) -> list[Result]:
         if cell.row in block.rows and cell.row not in cells and maps_of(cell, next(iter(cell.records))) is not None:
             cells[cell.row] = cell
     return [cells[row] for row in block.rows if row in cells]
+
+
+def _curve_names(cells: Sequence[Result]) -> list[str]:
+    """The metrics that have curves: those that say their axes above, then the others."""
+    others = (name for c in cells for name, m in c.measures.items() if getattr(m.metric, "has_curve", False))
+    return list(dict.fromkeys([*_CURVES, *others]))
 
 
 def _curves(cell: Result, name: str) -> tuple[list[float], NDArray[np.float64]] | None:

@@ -14,14 +14,18 @@ from experiments.store.reading import Result
 from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.render import ablation_markdown
-from experiments.tables.specs import ABLATED
+from experiments.tables.specs import ablated_measures
 from experiments.tables.text import interval, table
 from metrics.base import Metric
 
 
 def compared_numbers(cell: Result) -> list[str]:
     """The keys of a cell's records that the texts after a sweep need beside its means."""
-    return [*ABLATED, *(name for name, m in cell.measures.items() if getattr(m.metric, "protocol", None))]
+    return [
+        *ablated_measures([cell]),
+        "label",
+        *(name for name, m in cell.measures.items() if getattr(m.metric, "protocol", None)),
+    ]
 
 
 def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:

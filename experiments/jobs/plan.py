@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from experiments.cell.cell import Cell
 from experiments.command import configuration as config
-from experiments.command.configuration import CONF
+from experiments.command.folders import conf_file
 from experiments.command.program import composed
 from experiments.jobs.dry_run import try_image
 from experiments.tables.text import table
@@ -61,8 +61,8 @@ def count_passes(tables: Sequence[str], device: torch.device) -> tuple[list[Plan
     """
     names: dict[str, list[tuple[str, str]]] = {}  # table and method by network: each network is prepared once
     for name in tables:
-        path = CONF / "experiment" / f"{name}.yaml"
-        if not path.is_file():
+        path = conf_file("experiment", name)
+        if path is None:
             raise UserError(f"tables={name}: conf/experiment has no such file.")
         swept: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
         for model in str(swept.get("model", "efficientnet_lite0")).split(","):

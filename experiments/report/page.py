@@ -23,7 +23,7 @@ from experiments.tables import comparisons, published
 from experiments.tables.ablations import AblationSweep, ablation_sweeps
 from experiments.tables.columns import Block, blocks
 from experiments.tables.render import LEGEND, cell_text, count_text, failures_text
-from experiments.tables.specs import SPECS
+from experiments.tables.specs import specs_of
 from experiments.tables.text import HOLE, bounds, interval, number, p_value
 from suny.bivariate import bivariate
 from suny.images.masks import Mask, resized
@@ -95,7 +95,9 @@ def _script(name: str, content: Json) -> str:
 def tables(results: Sequence[Result]) -> list[Json]:
     """Groups of tables: those of the paper and the others, ablations, statistics, the published numbers."""
     legend = LEGEND.replace("*", "")
-    of_specs = [_group(s.title, [s.note, legend], [_block_table(b) for b in blocks(results, s.measures)]) for s in SPECS]
+    of_specs = [
+        _group(s.title, [s.note, legend], [_block_table(b) for b in blocks(results, s.measures)]) for s in specs_of(results)
+    ]
     others = [
         _group(
             "Ablations",
@@ -375,5 +377,5 @@ def _data_uri(image: Image.Image, kind: str) -> str:
 def _metrics(results: Sequence[Result]) -> list[str]:
     """The metrics of all cells, those of the tables first and in their order."""
     known = dict.fromkeys(name for r in results for name, measure in r.measures.items() if measure.metric)
-    ordered = dict.fromkeys(name for spec in SPECS for name in spec.measures)
+    ordered = dict.fromkeys(name for spec in specs_of(results) for name in spec.measures)
     return [*(name for name in ordered if name in known), *(name for name in known if name not in ordered)]

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 import metrics
-from experiments.command.configuration import CONF, Run
+from experiments.command.configuration import Run
+from experiments.command.folders import CONF, conf_file
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.records import FORMAT, CellFolder
@@ -58,6 +60,7 @@ def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch
         "format": FORMAT,
         "identity": identity,
         "family": method_family(run.explainer),
+        **_shown(run),
         "columns": {},
         "batch_size": identity["batch_size"],
         "configuration": run.resolved,
@@ -104,11 +107,31 @@ def digest_of_identity(identity: Mapping[str, Any]) -> str:
 
 
 def method_family(explainer: Explainer) -> Family:
-    """The family of a method; of stored maps, that of the class which the conf file of their method names."""
-    conf = CONF / "method" / f"{explainer.name}.yaml"
-    if not isinstance(explainer, StoredMaps) or not conf.is_file():
-        return family_of(type(explainer))
-    return family_of(target_class(composed([f"method={explainer.name}"]).method, f"method={explainer.name}"))
+    """The family of a method (:func:`method_class`)."""
+    return family_of(method_class(explainer))
+
+
+def method_class(explainer: Explainer) -> type:
+    """The class of a method; of stored maps, that which the conf file of their method names."""
+    if not isinstance(explainer, StoredMaps) or not conf_file("method", explainer.name):
+        return type(explainer)
+    return target_class(composed([f"method={explainer.name}"]).method, f"method={explainer.name}")
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """How tables show the cell, as far as its classes, or a conf file outside this project, say it: ``titles``, the names of
+    data set, network and method; ``order``, the method's place in its family; ``usual``, the settings in its conf file."""
+    classes = {"dataset": type(run.dataset), "model": type(run.model), "method": method_class(run.explainer)}
+    said = {group: getattr(cls, "title", None) for group, cls in classes.items()}
+    titles = {group: title for group, title in said.items() if isinstance(title, str)}
+    order: Any = getattr(classes["method"], "order", None)
+    name, usual = run.explainer.name, None
+    file = conf_file("method", name)
+    if file is not None and CONF not in file.parents:
+        node = OmegaConf.to_container(composed([f"method={name}"]).method, resolve=True)
+        usual = settings_of("method", make_target(node, "method", Explainer))
+    shown = {"titles": titles or None, "order": order, "usual": usual}
+    return {key: value for key, value in shown.items() if value is not None}
 
 
 def column_of(metric: Metric) -> dict[str, Any]:
@@ -253,7 +276,8 @@ def carry_card(folder: CellFolder, old: Mapping[str, Any] | None, card: dict[str
         return
     if old.get("hash") != card["hash"]:
         raise UserError(f"{folder.folder}/card.yaml belongs to another configuration: move that folder away.")
-    carried = {**old, "columns": card["columns"], "code": {**card["code"], **old["code"]}}
+    shown: dict[str, Any] = {key: card[key] for key in ("titles", "order", "usual") if key in card}  # they change no number
+    carried = {**old, **shown, "columns": card["columns"], "code": {**card["code"], **old["code"]}}
     begun = {k: old[k] for k in ("versions", "git", "machine")} | {"code": carried["code"]}
     now = {k: card[k] for k in ("versions", "git", "machine")} | {"code": {**old["code"], **card["code"]}}
     if now != begun and now not in old.get("continued_with", []):

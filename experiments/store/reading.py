@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from experiments.command.configuration import CONF, NAME, make_target
+from experiments.command.configuration import NAME, make_target
+from experiments.command.folders import conf_file
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.card import metric_of, name_of_column, settings_of
@@ -153,10 +154,19 @@ class Result:
         """Whether the maps were files, so that explaining cost nothing."""
         return "maps" in self.identity
 
+    @property
+    def usual(self) -> Mapping[str, Any]:
+        """The method's settings in its conf file; the card has those of a file outside this project."""
+        return self.card.get("usual") or preset(self.method)
+
+    def title(self, group: str) -> str | None:
+        """The name of the data set, model or method in a paper, where its class says one."""
+        return self.card.get("titles", {}).get(group)
+
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """The method's keys that differ from its conf file; empty for stored maps and for a method without one."""
-        usual = preset(self.method)
+        usual = self.usual
         if self.stored or not usual:
             return {}
         own = self.identity["method"]
@@ -164,7 +174,7 @@ class Result:
 
     def setting(self, key: str) -> Any:
         """A key of the method, as it was or as the conf file has it."""
-        return self.identity["method"].get(key, preset(self.method).get(key))
+        return self.identity["method"].get(key, self.usual.get(key))
 
     @property
     def row(self) -> str:
@@ -353,11 +363,15 @@ def cell_folders(root: Path) -> Iterator[Path]:
             yield Path(at)
 
 
-@functools.cache
 def preset(method: str) -> dict[str, Any]:
     """The settings of ``conf/method/<method>.yaml``, as a card has them; empty where there is no such file."""
-    if not (CONF / "method" / f"{method}.yaml").is_file():
-        return {}
+    file = conf_file("method", method)
+    return _preset(method, file) if file else {}
+
+
+@functools.cache
+def _preset(method: str, file: Path) -> dict[str, Any]:
+    """The settings of a method's file, which is known by its place too."""
     node = OmegaConf.to_container(composed([f"method={method}"]).method, resolve=True)
     return settings_of("method", make_target(node, "method", Explainer))
 

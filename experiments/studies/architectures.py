@@ -18,8 +18,8 @@ import numpy as np
 
 from experiments.store.reading import CONTROL, Measure, Result, numbers
 from experiments.studies.crossed import COMPONENTS, Components, Estimate, agreement, differences, variance_components
-from experiments.tables.comparisons import MEASURES
 from experiments.tables.render import as_csv
+from experiments.tables.specs import measures_of
 from experiments.tables.text import FEWEST, HOLE, arrow, number, table
 
 # every file that the study may have
@@ -123,9 +123,10 @@ def build(results: Sequence[Result]) -> dict[str, str]:
 def crossings(results: Sequence[Result]) -> list[Crossing]:
     """Every measure with a direction that two networks or more have of five methods or more, by data set."""
     groups: dict[tuple[str, str], dict[str, dict[str, dict[str, Result]]]] = {}
+    order = measures_of(results)
     for result in results:
         common = {k: v for k, v in result.protocol.items() if not k.startswith(_OF_THE_NETWORK)}
-        for name in (n for n in MEASURES if n in result.measures):
+        for name in (n for n in order if n in result.measures):
             measure = result.measures[name]
             if measure.metric is None or measure.higher_is_better is None or not result.entry(name)["n"]:
                 continue
@@ -146,7 +147,7 @@ def crossings(results: Sequence[Result]) -> list[Crossing]:
             crossing = Crossing(dataset, measure, cells)
             if crossing.pairs:
                 found.append(crossing)
-    return sorted(found, key=lambda c: (c.dataset, MEASURES.index(c.measure.name)))
+    return sorted(found, key=lambda c: (c.dataset, order.index(c.measure.name)))
 
 
 def markdown(found: Sequence[Crossing]) -> str:

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomically(out / name, text.encode())
-        for name in set(_FILES) - set(files):
+        for name in set(build.files_in(out, _FILES)) - set(files):
             (out / name).unlink(missing_ok=True)
     print("\n".join(str(out / name) for name in files))
     return EXIT_OK

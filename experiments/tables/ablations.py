@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.store.reading import Measure, Result, differing, key_value_text
 from experiments.tables.columns import LEVEL, Column
-from experiments.tables.specs import ABLATED, ABLATIONS, Ablation
+from experiments.tables.specs import ABLATIONS, Ablation, ablated_measures
 from experiments.tables.text import arrow
 from metrics.statistics import Entry
 
@@ -63,12 +63,13 @@ class AblationSweep:
 def ablation_sweeps(results: Sequence[Result], ablations: Sequence[Ablation] = ABLATIONS) -> list[AblationSweep]:
     """All sweeps of at least two values, by ablation."""
     all_sweeps = []
+    names = ablated_measures(results)
     for ablation in ablations:
         groups: dict[tuple[str, ...], list[Result]] = {}
         for r in results:
             if ablation.holds(r):
                 groups.setdefault((r.dataset, r.model, r.method, _frozen(r.protocol, ablation)), []).append(r)
-        several = {key: sweep for key, group in groups.items() if (sweep := _sweep(ablation, group)) is not None}
+        several = {key: sweep for key, group in groups.items() if (sweep := _sweep(ablation, group, names)) is not None}
         for (dataset, model, method, _), sweep in several.items():
             same = [s for (d, m, x, _), s in several.items() if (d, m, x) == (dataset, model, method)]
             keys = differing([s.cells[0].protocol for s in same]) if len(same) > 1 else []
@@ -77,10 +78,10 @@ def ablation_sweeps(results: Sequence[Result], ablations: Sequence[Ablation] = A
     return all_sweeps
 
 
-def _sweep(ablation: Ablation, group: Sequence[Result]) -> AblationSweep | None:
+def _sweep(ablation: Ablation, group: Sequence[Result], names: Sequence[str]) -> AblationSweep | None:
     curves: dict[str, Column] = {}
     notes = []
-    for name in ABLATED:
+    for name in names:
         having = [r for r in group if name in r.measures and ablation.label(r, name) is not None]
         alike: dict[str, list[Result]] = {}
         for r in having:

@@ -12,7 +12,7 @@ from experiments.store.reading import Result
 from experiments.tables import comparisons, published, render
 from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
-from experiments.tables.specs import ABLATIONS, SPECS
+from experiments.tables.specs import ABLATIONS, FURTHER, SPECS, specs_of
 
 # every file that tables may write: one that is there but no longer given by the records is out of date
 FILES = tuple(
@@ -36,7 +36,7 @@ def build(results: Sequence[Result], folder: Path, reference: str = "") -> dict[
         reference: the method that statistics compare all others with; empty: the best baseline.
     """
     files = {}
-    for spec in tqdm(SPECS, desc="tables", unit="table", leave=False):
+    for spec in tqdm(specs_of(results), desc="tables", unit="table", leave=False):
         table_blocks = blocks(results, spec.measures, spec.rows)
         if table_blocks:
             files[f"{spec.name}.md"] = render.markdown(spec, table_blocks, folder)
@@ -58,16 +58,22 @@ def build(results: Sequence[Result], folder: Path, reference: str = "") -> dict[
     return files
 
 
+def files_in(folder: Path, names: Sequence[str] = FILES) -> list[str]:
+    """The files that tables may write to a folder: those that always may, and the tables of further metrics that are there."""
+    further = (p.name for p in sorted(folder.glob(f"{FURTHER}*")) if p.suffix in (".md", ".csv", ".tex"))
+    return list(dict.fromkeys([*names, *further]))
+
+
 def find_outdated(files: Mapping[str, str], folder: Path, names: Sequence[str] = FILES) -> list[str]:
     """The tables in a folder that are not as the records give them, a line each.
 
     Args:
         files: what the records give (:func:`build`).
         folder: where the tables lie.
-        names: the files that may lie there.
+        names: the files that may lie there, whatever the metrics are.
     """
     outdated = []
-    for name in names:
+    for name in dict.fromkeys([*files_in(folder, names), *(name for name in files if name.startswith(FURTHER))]):
         path, text = folder / name, files.get(name)
         there = path.read_text(encoding="utf-8") if path.exists() else None
         if there == text:

@@ -178,11 +178,11 @@ def _block(
             notes.append(f"Not one column of {name}: {each}.")
     used = list(dict.fromkeys(cell for column in columns for cell in column.cells.values()))
     rows = list(dict.fromkeys([*always, *(row for column in columns for row in column.cells)]))
-    families = {cell.row: cell.family for cell in used}
+    by_row = {cell.row: cell for cell in used}
     hidden = [r for r in group if r not in used and r.settings]
     if hidden:
         notes.append(f"Other settings, shown in the tables of ablations: {', '.join(sorted(r.row for r in hidden))}.")
-    rows.sort(key=lambda row: _order(row, families.get(row, BASELINE)))
+    rows.sort(key=lambda row: _order(row, by_row.get(row)))
     return Block(dataset, model, apart, _without(group[0].protocol, free), used, group, columns, rows, notes)
 
 
@@ -203,9 +203,10 @@ def _by_row(cells: Sequence[Result], name: str) -> dict[str, Result]:
     return rows
 
 
-def _order(row: str, family: str) -> tuple[Any, ...]:
+def _order(row: str, cell: Result | None) -> tuple[Any, ...]:
     method = row.split(" (")[0]
-    return (0, PAPER.index(method), row) if method in PAPER else (1, _FAMILIES.index(family), row)
+    family, place = (cell.family, cell.card.get("order", 0)) if cell else (BASELINE, 0)
+    return (0, PAPER.index(method), 0, row) if method in PAPER else (1, _FAMILIES.index(family), place, row)
 
 
 def _place(result: Result) -> tuple[Any, ...]:

@@ -11,15 +11,12 @@ from experiments.store.reading import BASELINE, CONTROL, Result, numbers
 from experiments.tables.columns import Block, Column, blocks
 from experiments.tables.differences import Difference
 from experiments.tables.render import as_csv
-from experiments.tables.specs import SPECS
+from experiments.tables.specs import measures_of
 from experiments.tables.text import bounds, limits, number, p_value, table
 from metrics.statistics import Entry, rank_comparison
 from suny.errors import UserError, nearest
 
 _BEST = "The reference is the best baseline; where there is none, the best control. "
-
-# every measure with a direction that says how good a map is
-MEASURES = tuple(dict.fromkeys(m for spec in SPECS if spec.name != "cost" for m in spec.measures))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ def compare_columns(results: Sequence[Result], reference: str = "") -> list[Comp
     """
     comparisons = []
     rows: dict[str, None] = {}
-    for block in blocks(results, MEASURES):
+    for block in blocks(results, measures_of(results)):
         for column in block.columns:
             if column.measure.higher_is_better is None or len(column.ranked) < 2:
                 continue

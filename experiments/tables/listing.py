@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.command.configuration import CONF, make_target
+from experiments.command.configuration import make_metric
+from experiments.command.folders import choices
 from experiments.command.program import composed
 from experiments.store.card import name_of_column
 from experiments.store.reading import Result, differing
 from experiments.tables.text import arrow, table
-from metrics.base import Metric
 
 # Digests that say nothing where settings say why they differ, and the group of these settings.
 _EXPLAINED = {"images": "dataset.", "weights": "model."}
@@ -52,13 +52,13 @@ def describe(results: Sequence[Result], cells: Sequence[Sequence[Result]], root:
 def list_metrics() -> str:
     """Every metric that has a conf file, as a table."""
     rows: dict[str, list[Any]] = {}
-    for path in sorted((CONF / "metrics").glob("*.yaml")):
-        resolved: Any = OmegaConf.to_container(composed([f"metrics=[{path.stem}]"]), resolve=True)
+    for file in choices("metrics"):
+        resolved: Any = OmegaConf.to_container(composed([f"metrics=[{file}]"]), resolve=True)
         for name, node in resolved["metrics"].items():
-            m = make_target(node, f"metrics.{name}", Metric)
-            if name not in rows or path.stem in (name, rows[name][1]):
+            m = make_metric(name, node)
+            if name not in rows or file in (name, rows[name][1]):
                 needs = ", ".join(sorted(m.needs)) or "-"
-                rows[name] = [name, path.stem, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
+                rows[name] = [name, file, arrow(m), f"[{m.low:g}, {m.high:g}]", m.unit, needs, m.version, m.reference]
     head = ["metric", "conf/metrics", "in tables", "range", "unit", "needs", "version", "reference"]
     return table(head, rows.values())
 

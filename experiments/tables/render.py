@@ -90,19 +90,24 @@ def latex(spec: Spec, blocks: Sequence[Block]) -> str:
     for dataset in dict.fromkeys(b.dataset for b in blocks):
         here = [b for b in blocks if b.dataset == dataset]
         rows = list(dict.fromkeys(row for block in here for row in block.rows))
+        cells = {cell.row: cell for block in here for cell in block.cells}
         spans, rules, at = [], [], 2
         for block in here:
             width = len(block.columns)
             title = " ".join(
-                [_title(block.model), *([f"({', '.join(f'{k}={v}' for k, v in block.apart.items())})"] * bool(block.apart))]
+                [
+                    _title(block.model, block.cells[0], "model"),
+                    *([f"({', '.join(f'{k}={v}' for k, v in block.apart.items())})"] * bool(block.apart)),
+                ]
             )
             spans.append(f"\\multicolumn{{{width}}}{{c}}{{{_tex(title)}}}")
             rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
             at += width
         counts = sorted({len(c.records) for b in here for c in b.cells})
         images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        data = _title(dataset, here[0].cells[0], "dataset")
         caption = (
-            f"{_tex(spec.title)}. {_tex(_title(dataset))}, {images} images. Bold: the best mean and all that do not differ "
+            f"{_tex(spec.title)}. {_tex(data)}, {images} images. Bold: the best mean and all that do not differ "
             "significantly from it; underlined: the same among the others."
         )
         lines = [
@@ -116,7 +121,10 @@ def latex(spec: Spec, blocks: Sequence[Block]) -> str:
             " ".join(rules),
             " & ".join(["method", *(_tex(c.title) for b in here for c in b.columns)]) + r" \\",
             r"\midrule",
-            *(" & ".join([_tex(_title(row)), *(_tex_cell(c, row) for b in here for c in b.columns)]) + r" \\" for row in rows),
+            *(
+                " & ".join([_tex(_title(row, cells.get(row))), *(_tex_cell(c, row) for b in here for c in b.columns)]) + r" \\"
+                for row in rows
+            ),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -218,9 +226,11 @@ def _path(cell: Result, folder: Path) -> str:
     return Path(os.path.relpath(cell.folder / "card.yaml", folder)).as_posix()
 
 
-def _title(name: str) -> str:
-    method, _, rest = name.partition(" ")
-    return " ".join([_TITLES.get(method, method), *([rest] if rest else [])])
+def _title(name: str, cell: Result | None, group: str = "method") -> str:
+    """A name as a paper has it: as its class says on the card of a cell, or as the published tables have it."""
+    first, _, rest = name.partition(" ")
+    said = cell.title(group) if cell else None
+    return " ".join([said or _TITLES.get(first, first), *([rest] if rest else [])])
 
 
 def _tex_cell(column: Column, row: str) -> str:

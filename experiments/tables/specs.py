@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from experiments.store.reading import Result
 from experiments.tables.columns import PAPER
@@ -74,6 +76,41 @@ SPECS = (
     ),
 )  # fmt: skip
 
+# The files of tables of further metrics begin with this.
+FURTHER = "metrics_"
+
+
+def further_metrics(results: Sequence[Result]) -> dict[str, str]:
+    """The group of each metric of some cells that is named in no table above, by the metric's name."""
+    named = {name for spec in SPECS for name in spec.measures}
+    measures = {name: m.metric for r in results for name, m in r.measures.items() if m.metric and name not in named}
+    return {name: str(getattr(metric, "group", "other metrics")) for name, metric in measures.items()}
+
+
+def specs_of(results: Sequence[Result]) -> list[Spec]:
+    """The tables of some cells: those above, and one for each further group of metrics.
+
+    A metric whose group is the name of a table above is a further column there.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, group in further_metrics(results).items():
+        groups.setdefault(group, []).append(name)
+    known = [replace(spec, measures=(*spec.measures, *groups.pop(spec.name, ()))) for spec in SPECS]
+    return known + [
+        Spec(FURTHER + re.sub(r"\W+", "_", group.lower()), group[:1].upper() + group[1:], tuple(names))
+        for group, names in groups.items()
+    ]
+
+
+def measures_of(results: Sequence[Result]) -> tuple[str, ...]:
+    """Every measure that says how good a map is, in the order of the tables."""
+    return tuple(dict.fromkeys(name for spec in specs_of(results) if spec.name != "cost" for name in spec.measures))
+
+
+def ablated_measures(results: Sequence[Result]) -> tuple[str, ...]:
+    """The measures that plots and tables of ablations show, where they were measured."""
+    return (*ABLATED, *further_metrics(results))
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -108,7 +145,7 @@ class Ablation:
         return str(result.setting(str(self.key)))
 
 
-# Plots and tables of ablations show these measures, where they were measured.
+# Plots and tables of ablations show these measures, and further metrics.
 ABLATED = ("deletion", "insertion", "overall", "necessity", "sufficiency", "necessity_sufficiency", "energy_proportion")
 
 ABLATIONS = (

@@ -54,6 +54,14 @@ def effective_jobs(asked: Any, jobs: int) -> int:
     return min(int(effective_n_jobs(asked)), jobs)
 
 
+def own_conf() -> dict[str, str]:
+    """The environment variable by which other processes find the user's folder of conf files."""
+    from experiments.command.folders import VARIABLE, own_folder
+
+    folder = own_folder()
+    return {VARIABLE: str(folder)} if folder else {}
+
+
 def threads(jobs: int) -> dict[str, str]:
     """Environment variables that share this machine's cores between so many jobs, unless the user has set them."""
     from joblib import cpu_count

@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn
 
 from suny.errors import UserError
 
-from ._gathering import Gathering, effective_jobs, threads
+from ._gathering import Gathering, effective_jobs, own_conf, threads
 
 
 class JoblibLauncher(Gathering, upstream.JoblibLauncher):
@@ -34,7 +34,7 @@ class JoblibLauncher(Gathering, upstream.JoblibLauncher):
         gpus = _gpus(self.gpus)
         count = min(effective_jobs(self.n_jobs, len(jobs)), len(gpus) or len(jobs))
         alone = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * count
-        free = [_Place(threads(count) | gpu) for gpu in alone[:count]]
+        free = [_Place(threads(count) | own_conf() | gpu) for gpu in alone[:count]]
         # Python's tracker of resources would warn at the end that it had to clean up after pools whose process was killed
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
         state = Singleton.get_state()

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn
 from experiments.command.progress import tell
 from suny.errors import UserError
 
-from ._gathering import Gathering, effective_jobs, threads
+from ._gathering import Gathering, effective_jobs, own_conf, threads
 
 # Seconds between two questions to Slurm; and seconds in which the result of a job that has ended appears on a slow file system.
 _EVERY = 5.0
@@ -80,9 +80,10 @@ class _Submitit(Gathering):
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
         from submitit import AutoExecutor
 
-        # jobs begin in the same folder, which need not be this project's
-        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+        # jobs begin in the same folder, which need not be this project's, and in which the user's modules may lie
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        os.environ |= own_conf()
         first = {f"{self.cluster}_{k}": params[k] for k in ("max_num_timeout",) if k in params}
         then = {
             k if hasattr(BaseQueueConf, k) else f"{self.cluster}_{k}": v for k, v in params.items() if k != "max_num_timeout"

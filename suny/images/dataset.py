@@ -11,16 +11,17 @@ import functools
 import hashlib
 import itertools
 import json
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from suny.configured import Seed, configured
+from suny.configured import Seed, configured, place_of
 from suny.errors import UserError, nearest
 from suny.images.decode import Decoded, UnreadableImage, stored_size
 from suny.images.filecache import FileCache, Store, absolute
@@ -66,7 +67,7 @@ class Sample:
             are named by it (:func:`refuse_id`).
         path: the file.
         label: class index, None where the data set has none.
-        boxes: edges in pixels of the annotated frame (:mod:`suny.images.geometry`).
+        boxes: edges in pixels of the annotated frame (:mod:`suny.images.geometry`); plain (x0, y0, x1, y1) become boxes.
         parts: named points (x, y) in pixels of the annotated frame, visible ones only.
         annotated_size: (width, height) of the frame the annotation was made in, None where it is not stated.
         mask: the union of the object's instances in the annotated frame, run lengths as COCO compresses them
@@ -84,6 +85,21 @@ class Sample:
     mask: bytes | None = None
     where: str = ""
     problem: str | None = None
+
+    def __post_init__(self) -> None:
+        """Accepts the usual forms of what data sets read.
+
+        Raises:
+            UserError: a value of another kind.
+        """
+        if not isinstance(self.image, str):
+            raise UserError(f"image {self.image!a:.80} is a {type(self.image).__name__}: give its id as a text.")
+        if type(self.path) is str:
+            object.__setattr__(self, "path", Path(self.path))
+        if self.label is not None and type(self.label) is not int:
+            object.__setattr__(self, "label", _index(self.label, self.image))
+        if type(self.boxes) is not tuple or any(type(box) is not Box for box in self.boxes):
+            object.__setattr__(self, "boxes", tuple(_box(box, self.image) for box in self.boxes))
 
 
 @dataclass(frozen=True)
@@ -181,6 +197,10 @@ class Dataset:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"dataset.limit is {self.limit}: give at least 1, or null for all images.")
         found = self.read()
+        if not isinstance(found, ImageList):
+            raise UserError(
+                f"dataset '{self.name}': read returned a {type(found).__name__}, no ImageList: {place_of(type(self))}."
+            )
         if not found.samples:
             raise UserError(f"dataset '{self.name}': no image found in {self.root}.")
         for s in found.samples:
@@ -197,9 +217,8 @@ class Dataset:
         classes = max(found.class_names, default=-1) + 1
         for s in checked:
             if s.label is not None and not 0 <= s.label < classes:
-                raise UserError(
-                    f"dataset '{self.name}': image {s.image} has class index {s.label}, the class list has 0..{classes - 1}."
-                )
+                listed = f"the class list has 0..{classes - 1}" if classes else "and there is no class list (class_names)"
+                raise UserError(f"dataset '{self.name}': image {s.image} has class index {s.label}, {listed}.")
         wrong = [s for s in checked if s.problem]
         if wrong and self.strict:
             more = f" ({len(wrong)} of {len(checked)} images have such a problem)" if len(wrong) > 1 else ""
@@ -214,6 +233,35 @@ class Dataset:
             return _check(self.annotate(sample, files), needs_box, files)
         except UserError as error:
             return replace(sample, problem=str(error).rstrip("."))
+
+
+def _index(label: Any, image: str) -> int:
+    """A class index of any integer type.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise UserError(
+            f"image {image} has the label {label!a:.80}, a {type(label).__name__}: give a class index 0, 1, ..., or None."
+        ) from None
+
+
+def _box(box: Any, image: str) -> Box:
+    """A box given as :class:`Box`, or as its four edges.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(box, Box):
+        return box
+    try:
+        x0, y0, x1, y1 = (float(edge) for edge in box)
+    except (TypeError, ValueError):
+        raise UserError(f"image {image} has the box {box!a:.80}: give edges (x0, y0, x1, y1) in pixels.") from None
+    return Box(x0, y0, x1, y1)
 
 
 def is_hidden(name: str) -> bool:

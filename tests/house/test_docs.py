@@ -31,8 +31,8 @@ SOURCES = [
 ]
 SOURCES.append(ROOT / "run.py")
 
-# The files of the example in docs/extending.md.
-EXAMPLES = {"baselines/mine.py", "conf/method/mine.yaml"}
+# Files that pages name and that users have.
+EXAMPLES: set[str] = set()
 
 
 def name_of(path: Path) -> str:
