@@ -31,9 +31,6 @@ SOURCES = [
 ]
 SOURCES.append(ROOT / "run.py")
 
-# Files that pages name and that users have.
-EXAMPLES: set[str] = set()
-
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -90,7 +87,7 @@ def missing_files(text: str) -> list[str]:
     written = tuple(ignored())
     return sorted(
         path
-        for path in found - EXAMPLES
+        for path in found
         if not f"{path}/".startswith(written) and not any(ROOT.glob(path)) and not any(ROOT.glob(f"{path}.*"))
     )
 
