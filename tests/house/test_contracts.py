@@ -137,7 +137,7 @@ def test_a_class_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     here = __name__
     with pytest.raises(UserError, match=r"_target_=.*Given is no Explainer: class Given \(.*\) lacks explain\."):
         make_target({"_target_": f"{here}.Given"}, "method", Explainer)
-    with pytest.raises(UserError, match="is no Dataset: class Given .* has to be derived from suny.images.dataset.Dataset"):
+    with pytest.raises(UserError, match=r"is no Dataset: class Given .* has to be derived from suny.images.dataset.Dataset"):
         make_target({"_target_": f"{here}.Given"}, "dataset", Dataset)
     monkeypatch.setitem(globals(), "Nameless", configured(Nameless))
     with pytest.raises(UserError, match=r"is no Metric: class Nameless .* lacks .*unit.*"):
