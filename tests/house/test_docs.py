@@ -19,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.command import configuration as config
 from experiments.command.configuration import CONF
+from experiments.command.folders import VARIABLE
 from experiments.command.program import composed
 from suny.configured import target_class
+from tests.house.test_extending import Project
 
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -171,6 +173,7 @@ def commands(text: str) -> Iterator[Command]:
 
 
 def _arguments(rest: str, least: int, most: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    rest = re.sub(r" --config-dir[ =]my_conf", "", rest)  # the page's own files, which are looked for there anyway
     positional: list[str] = []
     flags: list[str] = []
     keys: list[str] = []
@@ -296,8 +299,10 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=name_of)
-def test_every_command_resolves(path: Path) -> None:
+def test_every_command_resolves(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.register_launchers()
+    if path.suffix == ".md" and Project(tmp_path, path).conf.is_dir():  # the page shows conf files of its own
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "my_conf"))
     for command in SHOWN[path]:
         try:
             check(command)

@@ -49,6 +49,10 @@ class Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
 
+    @property
+    def conf(self) -> Path:
+        return self.folder / "my_conf"
+
     def call(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Runs Python in the folder, as a user would whose environment has this project; returns what it prints."""
         ended = subprocess.run(
