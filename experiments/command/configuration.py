@@ -180,7 +180,7 @@ def read(cfg: DictConfig) -> Run:
         raise UserError("metrics: choose at least one metric, e.g. metrics=default.")
     if "_target_" in groups["metrics"]:
         raise UserError(
-            "metrics._target_ stands beside metrics, not in one: in a file, conf/metrics/NAME.yaml, it may stand at the top "
+            "metrics._target_ stands beside metrics, not in one: in a file of the folder metrics it may stand at the top "
             "(without '# @package' and defaults), or below the metric's name; on the command line write metrics.NAME._target_."
         )
     from suny.classifiers.classifier import Model  # not above: these need torch, and the mistakes so far are told without it

@@ -1,6 +1,6 @@
 """The folders that conf files come from: the project's ``conf``, and one of the user's own, which lies anywhere.
 
-The user's folder has the layout of ``conf`` (``method/mine.yaml``, ``metrics/mine.yaml``, ...). It is named by
+The user's folder has the layout of ``conf`` (folders ``method``, ``metrics``, ...). It is named by
 ``--config-dir DIR``, which every command takes, or by the environment variable SUNY_CONF, by which other processes of a sweep
 find it too. The classes that its files name are imported as Python imports them, and from the current folder.
 """

@@ -19,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.command import configuration as config
 from experiments.command.configuration import CONF
+from experiments.command.folders import VARIABLE
 from experiments.command.program import composed
 from suny.configured import target_class
+from tests.house.test_extending import Project
 
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,9 +32,6 @@ SOURCES = [
     p for room in ("suny", "baselines", "metrics", "experiments", "hydra_plugins") for p in sorted((ROOT / room).rglob("*.py"))
 ]
 SOURCES.append(ROOT / "run.py")
-
-# Files that pages name and that users have.
-EXAMPLES: set[str] = set()
 
 
 def name_of(path: Path) -> str:
@@ -90,7 +89,7 @@ def missing_files(text: str) -> list[str]:
     written = tuple(ignored())
     return sorted(
         path
-        for path in found - EXAMPLES
+        for path in found
         if not f"{path}/".startswith(written) and not any(ROOT.glob(path)) and not any(ROOT.glob(f"{path}.*"))
     )
 
@@ -178,6 +177,7 @@ def commands(text: str) -> Iterator[Command]:
 
 
 def _arguments(rest: str, least: int, most: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    rest = re.sub(r" --config-dir[ =]my_conf", "", rest)  # the page's own files, which are looked for there anyway
     positional: list[str] = []
     flags: list[str] = []
     keys: list[str] = []
@@ -305,8 +305,10 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=name_of)
-def test_every_command_resolves(path: Path) -> None:
+def test_every_command_resolves(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.register_launchers()
+    if path.suffix == ".md" and Project(tmp_path, path).conf.is_dir():  # the page shows conf files of its own
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "my_conf"))
     for command in SHOWN[path]:
         try:
             check(command)

@@ -49,6 +49,10 @@ class Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
 
+    @property
+    def conf(self) -> Path:
+        return self.folder / "my_conf"
+
     def call(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Runs Python in the folder, as a user would whose environment has this project; returns what it prints."""
         ended = subprocess.run(
@@ -146,47 +150,20 @@ def test_tables_know_the_usual_settings_without_the_folder(project: Project) -> 
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize(
-    ("method", "said"),
-    [
-        ("low", "shape (1, 16, 16), not torch.float32, shape (1, 64, 64)"),
-        ("-upsample(low, images.shape[-2:])", "a saliency map with negative values"),
-        ("upsample(low, images.shape[-2:]).double()", "a saliency map of torch.float64"),
-        ("upsample(low, images.shape[-2:]).to('meta')", "a saliency map on meta, not on cpu"),
-        ("[]", "a saliency map of list, no tensor"),
-    ],
-)
-def test_a_map_that_breaks_the_contract_is_one_line(project: Project, method: str, said: str) -> None:
-    text = project.text("my_method.py").replace("upsample(low, images.shape[-2:])", method).replace("Mine", "Broken")
-    name = f"broken{abs(hash(method))}"
-    (project.folder / f"{name}.py").write_text(text)
-    (project.folder / f"my_conf/method/{name}.yaml").write_text(f"_target_: {name}.Broken\nname: {name}\n")
-    told = project.run(f"method={name}", "model=mynet", "dataset=mydata", "metrics=half_area", code=2)
-    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert said in line
-    assert f"class Broken ({project.folder / name}.py)" in line
-
-
-@pytest.mark.whole
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("1.5", "measure returned 1.5, outside of its range [0, 1]"),
-        ("'high'", "measure returned str 'high': return a float, or None"),
-        ("case.saliency", "measure returned Tensor of shape (64, 64): return a float"),
-    ],
-)
-def test_a_number_that_breaks_the_contract_is_one_line(project: Project, body: str, said: str) -> None:
-    text = re.sub(r"return .*", f"return {body}", project.text("my_metric.py")).replace("HalfArea", "Broken")
-    name = f"broken{abs(hash(body))}"
-    (project.folder / f"{name}.py").write_text(text.replace("half_area", name))
-    (project.folder / f"my_conf/metrics/{name}.yaml").write_text(f"_target_: {name}.Broken\n")
-    told = project.run("method=center", "model=mynet", "dataset=mydata", f"metrics={name}", "results_dir=broken", code=2)
-    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert (
-        line
-        == f"error: metric '{name}' of class Broken ({project.folder / name}.py), image photo0: {said}{line.partition(said)[2]}"
-    )
+def test_what_breaks_a_contract_is_one_line_with_class_and_file(project: Project) -> None:
+    broken = {
+        ("method", "method=low metrics=half_area"): ("my_method", "upsample(low, images.shape[-2:])", "low", "Mine"),
+        ("metrics", "method=center metrics=high"): ("my_metric", "float((", "2 * float(1 + (", "HalfArea"),
+    }
+    for (group, arguments), (module, old, new, cls) in broken.items():
+        name = re.split("[ =]", arguments)[1 if group == "method" else 3]
+        text = project.text(f"{module}.py").replace(old, new).replace("half_area", name)
+        (project.folder / f"{name}.py").write_text(text)
+        more = f"name: {name}\n" if group == "method" else ""
+        (project.folder / f"my_conf/{group}/{name}.yaml").write_text(f"_target_: {name}.{cls}\n{more}")
+        told = project.run(*arguments.split(), "model=mynet", "dataset=mydata", "results_dir=broken", code=2)
+        (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert f"class {cls} ({project.folder / name}.py)" in line
 
 
 @pytest.mark.whole
