@@ -40,7 +40,7 @@ from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
+from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, refuse_without_layer, with_empty_flag
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
@@ -104,6 +104,7 @@ class Cell:
         """
         if not classifier.class_names and len(images.class_names) == classifier.num_classes:
             classifier = replace(classifier, class_names=images.class_names)
+        refuse_without_layer(run.explainer, classifier)
         self.run, self.device, self.classifier = run, device, classifier
         self.samples, self.label_notes = with_comparable_labels(run, images, classifier)
         self.metrics, skipped = _measurable(run, images)

@@ -28,7 +28,7 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.classifiers.merged_classes import together
 from suny.errors import UserError
-from suny.explanation import StoredMaps, with_empty_flag
+from suny.explanation import StoredMaps, refuse_without_layer, with_empty_flag
 from suny.images.dataset import ImageList, Sample, draw
 from suny.images.decode import decode
 from suny.seeds import image_seed
@@ -87,6 +87,7 @@ class FailureStudy:
         device = pick_device(run.settings.device)
         images = readable(run.dataset.load(config.file_cache(run.dataset, str(caches))), run.dataset.strict)
         classifier = run.model.build()
+        refuse_without_layer(run.explainer, classifier)
         samples, notes = with_comparable_labels(run, images, classifier)
         for note in (*images.notes, *classifier.notes, *notes):
             tell(f"note: {note}")

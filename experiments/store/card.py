@@ -47,7 +47,7 @@ _PACKAGES = (
 _PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint", "output", "reshape"), "method": ()}
 
 # The parts of a cell's identity that its settings do not decide: where they alone differ, the user is told.
-_FOUND = ("images", "weights", "preprocessing", "target_layer", "reshape", "output", "batch_size", "maps")
+_FOUND = ("images", "weights", "preprocessing", "target_layer", "reshape", "output", "options", "batch_size", "maps")
 
 
 def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
         "target_layer": classifier.target_layer,
         **({} if classifier.layout.reshape is None else {"reshape": classifier.layout.reshape}),
         **({} if classifier.reading == "softmax" else {"output": classifier.reading}),
+        **({"options": dict(classifier.implied)} if classifier.implied else {}),
         "preprocessing": {**asdict(classifier.view), "exif": "upright"},
         "device": device.type,
         "precision": settings.precision,
