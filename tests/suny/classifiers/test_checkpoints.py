@@ -328,7 +328,9 @@ def test_a_foreign_file_gets_the_usual_value_and_a_note(tmp_path: Path) -> None:
 def test_arguments_that_weights_imply_are_part_of_a_cell(cli: Cli, tmp_path: Path) -> None:
     """Networks of the same weights that compute something else are cells of their own; for others nothing is added."""
     options = {"weights": None, "init_weights": False, "aux_logits": False, "num_classes": 3}
-    torch.save(torchvision.models.get_model("googlenet", **options).state_dict(), tmp_path / "own.pth")
+    network = torchvision.models.get_model("googlenet", **options)
+    torch.nn.init.constant_(network.fc.bias, -1.0)  # random logits could be taken for probabilities
+    torch.save(network.state_dict(), tmp_path / "own.pth")
     words = ["dataset=causal_shapes", "dataset.count=1", "method=center", "metrics=deletion", "points=3", "model=googlenet"]
     words += [f"model.checkpoint={tmp_path / 'own.pth'}", "model.crop=64", "model.resize=64", f"results_dir={tmp_path / 'r'}"]
 
