@@ -29,6 +29,7 @@ from torch import Tensor
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
+from experiments.command import data_folders
 from experiments.command.configuration import Run
 from experiments.command.progress import ProgressBar, tell
 from experiments.store.card import carry_card, make_card, superseded, with_columns
@@ -113,6 +114,7 @@ class Cell:
         self.card, self.keys = with_columns(make_card(run, images, classifier, device), self.metrics)
         place = Path(run.settings.results_dir).expanduser() / run.dataset.name / run.model.name
         self.folder = place / f"{run.explainer.name}-{self.card['hash'][:8]}"
+        data_folders.refuse(run.settings.results_dir, "results_dir")
 
     @property
     def title(self) -> str:
@@ -519,7 +521,7 @@ class MeasuredColumns:
 
 def run_cell(run: Run) -> FinishedCell | CellProgress:
     """Computes what is missing of a cell (:meth:`Cell.compute`)."""
-    return Cell(run, pick_device(run.settings.device), run.dataset.load(run.cache), run.model.build()).compute()
+    return Cell(run, pick_device(run.settings.device), data_folders.load(run.dataset, run.cache), run.model.build()).compute()
 
 
 def finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.command import data_folders
 from experiments.command.configuration import (
     CONF,
     dotted_keys,
@@ -39,6 +40,7 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
         configuration: the file in ``conf`` whose keys it takes.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
+    data_folders.begin()
     register_torchvision(sys.argv[1:])
     register_on_request(sys.argv[1:])
     try:

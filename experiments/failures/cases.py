@@ -16,6 +16,7 @@ from tqdm import tqdm
 from experiments.cell.cell import parts_in_view
 from experiments.cell.labels import with_comparable_labels
 from experiments.command import configuration as config
+from experiments.command import data_folders
 from experiments.command.configuration import Run
 from experiments.command.progress import tell
 from experiments.failures.drawing import CaseMap, save_case
@@ -85,7 +86,7 @@ class FailureStudy:
                 f"method={run.explainer.name} has no map for each side: give method=suny, suny_filter or suny_region."
             )
         device = pick_device(run.settings.device)
-        images = readable(run.dataset.load(config.file_cache(run.dataset, str(caches))), run.dataset.strict)
+        images = readable(data_folders.load(run.dataset, config.file_cache(run.dataset, str(caches))), run.dataset.strict)
         classifier = run.model.build()
         refuse_without_layer(run.explainer, classifier)
         samples, notes = with_comparable_labels(run, images, classifier)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.command import configuration as config
-from experiments.command import progress
+from experiments.command import data_folders, progress
 from experiments.command.program import EXIT_DEFECT, EXIT_OK, diagnosis
 from experiments.jobs.arguments import distinguish
 from experiments.jobs.estimate import Estimate
@@ -160,6 +160,7 @@ def compute(cfg: DictConfig) -> JobEnding:
     try:
         run = config.read(cfg)
         ending.results_dir = Path(run.settings.results_dir).expanduser()
+        data_folders.refuse(run.settings.results_dir, "results_dir")
         if run.settings.dry_run:
             _sweep.estimator = _sweep.estimator or work.Estimator()
             ending.estimate = _sweep.estimator.estimate(run)
