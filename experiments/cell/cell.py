@@ -31,7 +31,7 @@ from experiments.cell.labels import with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
 from experiments.command import data_folders
 from experiments.command.configuration import Run
-from experiments.command.progress import ProgressBar, tell
+from experiments.command.progress import ProgressBar, note, tell
 from experiments.store.card import carry_card, make_card, superseded, with_columns
 from experiments.store.files import ImageFiles
 from experiments.store.reading import summary_of, was_explained
@@ -147,8 +147,9 @@ class Cell:
             UserError: any mistake of the input; records that were written before stay.
             KeyboardInterrupt: stopped by the user; the same run continues.
         """
-        for note in [*self.notes, *([] if self.folder.exists() else superseded(self.folder, self.card))]:
-            tell(f"note: {note}")
+        superseding = [] if self.folder.exists() else superseded(self.folder, self.card)
+        for text in dict.fromkeys([*self.notes, *superseding]):
+            note(text)
         order = [s.image for s in self.samples]
         shard = self.run.shard
         with entered(self.folder, shard) as (own, whole):
@@ -457,6 +458,11 @@ class Cell:
                 value = metric.measure(case)
             except NotFinite:
                 value = math.nan
+            if not _is_json(value):
+                raise UserError(
+                    f"metric '{name}' returned a {type(value).__name__} for image {image}; a metric returns a float, int, bool "
+                    "or text, None, or lists and dictionaries of these."
+                )
             if finite(value) != value:
                 value = None
                 spoilt.append(self.keys[name])
@@ -533,6 +539,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _is_json(value: Any) -> bool:
+    """Whether a record can hold a value."""
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
+
+
 def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Part]:
     """The sample's parts in pixels of the view; those that the crop loses are left out.
 
@@ -547,11 +562,15 @@ def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Par
 
 def _check_maps(method: str, explanation: Explanation, image: Tensor) -> None:
     """Refuses maps that break the contract of explainers: metrics would give numbers that mean nothing."""
+    if not isinstance(explanation, Explanation):
+        raise UserError(f"method '{method}' returned a {type(explanation).__name__}; an explainer returns an Explanation.")
     for side in ("saliency", "necessity", "sufficiency"):
         maps = getattr(explanation, side)
-        if maps is None:
+        if maps is None and side != "saliency":
             continue
-        if maps.dtype != torch.float32 or maps.shape != (1, *image.shape[-2:]):
+        if not isinstance(maps, Tensor):
+            wrong = f"that is a {type(maps).__name__}"
+        elif maps.dtype != torch.float32 or maps.shape != (1, *image.shape[-2:]):
             wrong = f"of {maps.dtype}, shape {tuple(maps.shape)}"
         elif bool((maps < 0).any()):
             wrong = "with negative values"

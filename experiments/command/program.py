@@ -23,7 +23,7 @@ from experiments.command.configuration import (
     register_on_request,
     register_torchvision,
 )
-from suny.configured import own_classes
+from suny.configured import named_classes
 from suny.errors import UserError
 
 # A full disk raises these errors, which name no file.
@@ -66,30 +66,41 @@ class Diagnosis:
 
 
 def diagnosis(error: Exception, configuration: str = "config") -> Diagnosis | None:
-    """Tells the user's mistake behind an exception, or the place in the user's own class that raised it; None where the
-    exception is a defect of this project."""
+    """Tells the user's mistake behind an exception, or the place in a class that a configuration names which raised it; None
+    where the exception is a defect of what runs these."""
     if said := mistake(error, configuration):
         return Diagnosis(str(said), EXIT_MISTAKE)
-    if theirs := in_own_class(error):
+    if theirs := in_named_class(error):
         return Diagnosis(theirs, EXIT_DEFECT)
     return None
 
 
-def in_own_class(error: Exception) -> str | None:
-    """Tells which class outside this project's packages raised an exception, or called what did: the class, the file and the
-    line; None where no such class that a configuration names is involved."""
-    classes = own_classes()
-    frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code.co_filename in classes]
-    if not frames:
+def in_named_class(error: Exception) -> str | None:
+    """Tells which class that a configuration names (a method, metric, data set, network) raised an exception, or called what
+    did: the class, the file and the line; None where there is none, so that it is the engine, the store or a command that
+    failed."""
+    classes = named_classes()
+    files = {_file(cls): cls for cls in classes}
+    found: type | None = None
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        file, made = frame.f_code.co_filename, type(frame.f_locals.get("self"))
+        if made in classes:
+            found = made
+        elif file not in files:
+            continue
+        elif found is None or _file(found) != file:  # a function beside a class
+            found = files[file]
+        inherited = "" if _file(found) == file else f" of {_file(found)}"
+        place = f"{inherited} ({file}, line {line})"
+    if found is None:
         return None
-    (first, _), (last, line) = frames[0], frames[-1]
-    made = type(first.f_locals.get("self"))
-    cls = made if made.__module__ == classes[first.f_code.co_filename].__module__ else classes[first.f_code.co_filename]
     text = " ".join(str(error).split())
-    return (
-        f"class {cls.__qualname__} ({last.f_code.co_filename}, line {line}): {type(error).__name__}: {text[:300]}; "
-        "debug=true shows the traceback."
-    )
+    return f"class {found.__qualname__}{place}: {type(error).__name__}: {text[:300]}; debug=true shows the traceback."
+
+
+def _file(cls: type) -> str:
+    return str(getattr(sys.modules[cls.__module__], "__file__", ""))
 
 
 def mistake(error: Exception, configuration: str = "config") -> UserError | None:

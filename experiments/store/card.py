@@ -9,7 +9,6 @@ settings of one metric are two columns of the same cell.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
 import pkgutil
@@ -32,7 +31,7 @@ from experiments.store.records import FORMAT, CellFolder
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
 from suny.classifiers.engine import default_batch_size
-from suny.configured import make, make_target, registered, target_class
+from suny.configured import imported, make, make_target, registered, target_class
 from suny.errors import UserError
 from suny.explanation import Explainer, Family, StoredMaps, family_of
 from suny.images.dataset import ImageList
@@ -168,7 +167,7 @@ def metric_of(column: Mapping[str, Any], where: str) -> Metric:
 @cache
 def _own_metrics() -> dict[str, type]:
     """This project's metrics by their registered names, wherever in ``metrics`` they lie."""
-    modules = [importlib.import_module(f"metrics.{m.name}") for m in pkgutil.iter_modules(metrics.__path__)]
+    modules = [imported(f"metrics.{m.name}", f"metrics/{m.name}.py") for m in pkgutil.iter_modules(metrics.__path__)]
     classes = [c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
     return {registered(c): c for c in classes if hasattr(c, "measure")}
 
