@@ -615,7 +615,7 @@ def test_a_note_of_all_cells_is_told_once(cli: Cli, tmp_path: Path, launcher: tu
     ended = cli(*arguments, *launcher, f"results_dir={tmp_path / 'r'}")
     assert ended.code == 0, ended.err
     lines = ended.err.splitlines()
-    said = "1 folder without images (first: 'empty') counts as a class"
+    said = "1 folder (first: 'empty') without images counts as a class"
     assert [line for line in lines if line.startswith(f"note: {said}")] == [f"note: {said}, as in torchvision's ImageFolder"]
     assert f"noted: 4 of 4 jobs with the same note ({said[:60]} ...)" in lines
     notes = [line for line in lines if line.startswith("note: ")]

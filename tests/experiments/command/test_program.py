@@ -103,7 +103,7 @@ def test_a_metric_loses_nothing_that_was_computed(put: Any, tmp_path: Path) -> N
     file, ended = put("metrics", METRIC.format("1.0 if len(seen) % 3 else 1 / 0"), "dataset.limit=4")
     done = ended()
     assert done.code == 1
-    assert the_line(done.err).startswith(f"error: class Own ({file}, line 19): ZeroDivisionError: division by zero; ")
+    assert the_line(done.err).startswith(f"error: class Own ({file}, line 18): ZeroDivisionError: division by zero; ")
     (card,) = (tmp_path / "r").glob("*/*/*/card.yaml")
     assert len(read_records(card.parent)) == 2
     file.write_text(file.read_text().replace("1 / 0", "1.0"))
