@@ -616,8 +616,9 @@ def test_a_note_of_all_cells_is_told_once(cli: Cli, tmp_path: Path, launcher: tu
     assert ended.code == 0, ended.err
     lines = ended.err.splitlines()
     said = "1 folder (first: 'empty') without images counts as a class"
-    assert [line for line in lines if line.startswith(f"note: {said}")] == [f"note: {said}, as in torchvision's ImageFolder"]
-    assert f"noted: 4 of 4 jobs with the same note ({said[:60]} ...)" in lines
+    text = f"{said}, as in torchvision's ImageFolder"
+    assert [line for line in lines if line.startswith(f"note: {said}")] == [f"note: {text}"]
+    assert f"noted: 4 of 4 jobs with the same note ({text[:60]} ...)" in lines
     notes = [line for line in lines if line.startswith("note: ")]
     assert len(notes) == len(set(notes))
     alone = cli(*arguments[3:], "seed=0", "method=center", f"results_dir={tmp_path / 'other'}")
