@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import nullcontext
 
 import hydra
 
@@ -15,7 +14,7 @@ from experiments.command import configuration as config
 from experiments.command.folders import own_folder
 from experiments.command.program import EXIT_OK, guarded
 from experiments.jobs import sweep
-from experiments.jobs.arguments import arguments_of, is_dry, with_flags_last
+from experiments.jobs.arguments import arguments_of, with_flags_last
 
 compute = hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(sweep.compute)
 
@@ -27,7 +26,7 @@ def main() -> int:
         print(list_metrics())
         return EXIT_OK
     config.register_launchers()
-    with tempfile.TemporaryDirectory() if is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
+    with tempfile.TemporaryDirectory() as elsewhere:  # for Hydra's notes, which it writes before anything is checked
         own = [f"--config-dir={folder}"] if (folder := own_folder()) else []
         sys.argv[1:] = with_flags_last([*arguments_of(sys.argv[1:], elsewhere), *own])
         jobs = sweep.begin()

@@ -19,7 +19,7 @@ is a fraction of the sum of all positive drops, so that it follows the scale of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,6 +34,8 @@ from suny.interventions.causes import FilterCauses
 @configured
 class AblationCam:
     """Ablation-CAM; per image one forward pass, and one pass of the tail per channel."""
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "ablationcam"
 
@@ -54,6 +56,8 @@ class CexCnn:
         name: the NAME of ``method=NAME``.
         threshold: t as a fraction of the sum of all positive drops.
     """
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "cexcnn"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.1

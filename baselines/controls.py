@@ -103,6 +103,7 @@ class RandomWeights:
     """
 
     family: ClassVar[Family] = "control"
+    needs_layer: ClassVar[bool] = True
 
     name: str = "random_weights"
     kind: Kind = "gradcam"

@@ -10,6 +10,7 @@ decomposition determines, as it comes; a map may then be its own negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class EigenCam:
         name: the NAME of ``method=NAME``.
         centred: subtract each channel's mean first, as pytorch-grad-cam does.
     """
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "eigencam"
     centred: bool = False

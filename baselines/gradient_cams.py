@@ -16,7 +16,7 @@ map, which changes every metric that sums it, so the raw map is upsampled here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class GradientCam:
         name: the NAME of ``method=NAME``.
         kind: names the map.
     """
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "gradcam"
     kind: Kind = "gradcam"

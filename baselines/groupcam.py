@@ -12,7 +12,7 @@ the blur (51 x 51, sigma 50) as in the authors' code. Our own: no maintained lib
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,6 +34,8 @@ class GroupCam:
         percentile: values of a group's map below this percentile are set to 0 (the paper's de-noising); 0 for none.
         kernel, sigma: side and standard deviation of the blur, pixels.
     """
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "groupcam"
     groups: Annotated[int, Field(ge=1)] = 32

@@ -11,7 +11,7 @@ channels of the logits) is ``scorecam_softmax``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class ScoreCam:
         name: the NAME of ``method=NAME``.
         weights: ``probability`` (the authors' code), or ``softmax`` over channels of the logits (pytorch-grad-cam).
     """
+
+    needs_layer: ClassVar[bool] = True
 
     name: str = "scorecam"
     weights: Literal["probability", "softmax"] = "probability"

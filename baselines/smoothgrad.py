@@ -39,6 +39,10 @@ class SmoothGrad:
     samples: Annotated[int, Field(ge=1)] = 50
     noise: Annotated[float, Field(ge=0)] = 0.15
 
+    @property
+    def needs_layer(self) -> bool:
+        return self.of == "gradcampp"
+
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the noise."""
         maps = [

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.cell.single import classify_file
 from experiments.command import configuration as config
+from experiments.command import data_folders
 from experiments.command.options import Names, OptionalPlace, parse, refuse_flags, split, wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.records import writing
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, own)
     methods = config.choices("method") if options.method == ("all",) else options.method
     runs = [config.read(composed([*overrides, *chosen])) for chosen in [[f"method={m}"] for m in methods] or [[]]]
+    for key, file in (("out", options.out), ("arrays", options.arrays)):
+        if file:
+            data_folders.refuse(file, key)
     image = classify_file(Path(images[0]).expanduser(), runs[0], options.target)
     print(image.top_classes)
     explanations = image.explain(runs)

@@ -61,7 +61,7 @@ class Deletion(BaseMetric):
     """
 
     higher_is_better = False
-    unit = "mean softmax probability"
+    unit = "mean p"
     reference = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
     has_curve = True
 
@@ -89,7 +89,7 @@ class Insertion(BaseMetric):
     """
 
     higher_is_better = True
-    unit = "mean softmax probability"
+    unit = "mean p"
     reference = "Petsiuk et al., RISE, BMVC 2018, section 4.2"
     has_curve = True
 
@@ -117,7 +117,7 @@ class Overall(BaseMetric):
     name = "overall"
     low = -1.0
     higher_is_better = True
-    unit = "difference of mean softmax probabilities"
+    unit = "difference of mean p"
     reference = "Zhang, Rao, Yang, Group-CAM, 2021, section 4.2"
 
     points: Points = 29

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from suny import choices, entry, explanation
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.classifiers.layers import Reshape
-from suny.classifiers.outputs import OutputKind
+from suny.classifiers.outputs import OutputKind, checked_kind
 from suny.errors import UserError
 from suny.explanation import is_degenerate
 from suny.seeds import image_seed
@@ -70,6 +70,7 @@ class Explanation(explanation.Explanation):
         cost: passes through the network that the maps took; those that found the classes are not counted.
         seed: of the run.
         explainer: the method with its settings.
+        output, reshape: how the network's outputs and its target layer were read.
 
     >>> import torch, suny
     >>> from torch.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Linear, ReLU, Sequential
@@ -91,6 +92,8 @@ class Explanation(explanation.Explanation):
     cost: Cost
     seed: int = 0
     explainer: explanation.Explainer | None = field(default=None)
+    output: OutputKind = "auto"
+    reshape: Reshape | None = None
 
     def __len__(self) -> int:
         return len(self.saliency)
@@ -228,11 +231,13 @@ class Explainer:
     have changed, a new one is made.
 
     Args:
-        model: maps (B, 3, H, W), normalised, to logits (B, K).
+        model: maps (B, C, H, W), normalised, to class values (:func:`suny.classifiers.outputs.class_rows`).
         method: a name of :func:`suny.methods`, or an object that explains (:class:`suny.explanation.Explainer`).
         target_layer: name of the submodule with the feature maps; None: the last one that returns some.
         seed: of the run: what is random about an image is drawn from this and the image's id.
         batch_size, precision: of the passes (:class:`suny.classifiers.engine.Engine`).
+        output: what the network's outputs are (:mod:`suny.classifiers.outputs`).
+        reshape: ``tokens``: the target layer may return tokens, which are put at their places.
         progress: show a bar where it takes longer than two seconds.
         **settings: keys of the method (``conf/method/<method>.yaml``): ``masks`` of RISE, ``k`` of SUNY, ...
 
@@ -258,6 +263,8 @@ class Explainer:
         seed: int = 0,
         batch_size: BatchSize = None,
         precision: Precision = "float32",
+        output: OutputKind = "auto",
+        reshape: Reshape | None = None,
         progress: bool = True,
         **settings: Any,
     ) -> None:
@@ -272,6 +279,8 @@ class Explainer:
         self.seed = seed
         self.batch_size = batch_size
         self.precision: Precision = precision
+        self.output: OutputKind = checked_kind(output)
+        self.reshape: Reshape | None = entry.checked_reshape(reshape)
         self.progress = progress
 
     def __call__(self, images: Tensor, targets: Any = None, ids: Sequence[str] | None = None) -> Explanation:
@@ -285,7 +294,7 @@ class Explainer:
         Raises:
             UserError: images or classes of a wrong form, a layer without a feature map, outputs that are not finite.
         """
-        prepared = opened(self.model, images, self.target_layer, self.batch_size, self.precision)
+        prepared = opened(self.model, images, self.target_layer, self.batch_size, self.precision, self.output, self.reshape)
         engine, batch = prepared.engine, prepared.images
         names = checked_ids(ids, len(batch))
         classes = prepared.classes(targets)
@@ -326,6 +335,8 @@ class Explainer:
             cost=engine.cost - before,
             seed=self.seed,
             explainer=self.explainer,
+            output=self.output,
+            reshape=self.reshape,
         )
 
 
@@ -340,16 +351,18 @@ def explain(
     ids: Sequence[str] | None = None,
     batch_size: BatchSize = None,
     precision: Precision = "float32",
+    output: OutputKind = "auto",
+    reshape: Reshape | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Explanation:
     """Explains what a classifier says of some images.
 
     Args:
-        model: maps (B, 3, H, W), normalised, to logits (B, K); it is copied, never changed.
+        model: maps (B, C, H, W), normalised, to class values; it is copied, never changed.
         images: as the network takes them (normalised), float (B, 3, H, W); the maps lie on their device.
         targets: class indices (B,), or one for all; None: the classes that the network predicts.
-        method, target_layer, seed, batch_size, precision, progress, settings: see :class:`Explainer`.
+        method, target_layer, seed, batch_size, precision, output, reshape, progress, settings: see :class:`Explainer`.
         ids: of the images, for their seeds; None: "0", "1", ...
 
     Raises:
@@ -365,7 +378,16 @@ def explain(
     torch.Size([2, 32, 32])
     """
     made = Explainer(
-        model, method, target_layer, seed=seed, batch_size=batch_size, precision=precision, progress=progress, **settings
+        model,
+        method,
+        target_layer,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        output=output,
+        reshape=reshape,
+        progress=progress,
+        **settings,
     )
     return made(images, targets, ids)
 
@@ -450,16 +472,17 @@ def opened(
     batch = entry.checked_images(images)
     layer = entry.layer_name(network, target_layer)
     passes = entry.checked_batch_size(batch_size), entry.checked_precision(precision)
+    reading = checked_kind(output), entry.checked_reshape(reshape)
+    entry.refuse_without_weights(network)
     state = _state_of(network)
     kept = _kept.setdefault(network, {})
     for key in [key for key in kept if key[0] != state]:
         del kept[key]  # the weights have changed since
-    about = output, reshape
-    key = (state, layer, tuple(batch.shape[1:]), batch.device, *passes, *about)
+    key = (state, layer, tuple(batch.shape[1:]), batch.device, *passes, *reading)
     if key not in kept or (needed and kept[key][0].target_layer is None):
         while len(kept) >= _KEPT:
             del kept[next(iter(kept))]
-        kept[key] = _prepared(network, layer, batch, *passes, *about, needed)
+        kept[key] = _prepared(network, layer, batch, *passes, *reading, needed)
     engine, outputs = kept[key]
     return Opened(engine, batch, outputs)
 

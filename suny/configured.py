@@ -10,7 +10,9 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from traceback import walk_tb
+from types import ModuleType
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
@@ -22,8 +24,8 @@ T = TypeVar("T")
 # The packages of this project: their classes are known by their names alone, and a class that lies elsewhere is the user's own.
 _PACKAGES = ("suny", "baselines", "metrics", "experiments")
 
-# The user's own classes that a configuration has named, by their files.
-_own_classes: dict[str, type] = {}
+# The classes and functions that a configuration has named, whoever wrote them: a user's may lie in this project's folders too.
+_named: dict[Any, None] = {}
 
 # A seed of random numbers is one that both numpy and torch take.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
@@ -57,24 +59,23 @@ def target_class(node: Any, where: str) -> type:
     target = str(node["_target_"])
     module, _, name = target.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        cls = getattr(imported(module, f"{where}._target_={target}"), name)
+    except AttributeError as error:
         raise UserError(f"{where}._target_={target} cannot be imported: {error}.") from error
-    except Exception as error:
-        if _is_ours(module):
-            raise
-        raise UserError(f"{where}._target_={target} cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)):  # nothing else is ever called
         raise UserError(f"{where}._target_={target} is no configured class (suny.configured).")
-    remember_own(cls)
+    remember(cls)
     return cls
 
 
-def remember_own(made: Any) -> None:
-    """Notes a class or function outside this project's packages, so that an error in its file is told with its name."""
-    file = getattr(sys.modules.get(made.__module__), "__file__", None)
-    if file and not _is_ours(made.__module__):
-        _own_classes[file] = made
+def remember(made: Any) -> None:
+    """Notes a class or function that a configuration has named, so that an error in its file is told with its name."""
+    _named[made] = None
+
+
+def named() -> Collection[Any]:
+    """The classes and functions that a configuration has named."""
+    return _named.keys()
 
 
 def place_of(cls: type) -> str:
@@ -83,9 +84,24 @@ def place_of(cls: type) -> str:
     return f"class {cls.__qualname__} ({file or cls.__module__})"
 
 
-def own_classes() -> Mapping[str, type]:
-    """The classes outside this project's packages that a configuration has named, by their files."""
-    return _own_classes
+def imported(module: str, what: str) -> ModuleType:
+    """A module, which may be the user's own.
+
+    Args:
+        module: its name.
+        what: the beginning of the message.
+
+    Raises:
+        UserError: it can't be imported; the line says where it failed.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{what} cannot be imported: {error}.") from error
+    except Exception as error:
+        frame, line = list(walk_tb(error.__traceback__))[-1]
+        place = "" if isinstance(error, SyntaxError) else f" ({frame.f_code.co_filename}, line {line})"
+        raise UserError(f"{what} cannot be imported: {type(error).__name__}: {error}{place}.") from error
 
 
 def make_target(node: Any, where: str, kind: Any) -> Any:

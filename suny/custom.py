@@ -32,9 +32,12 @@ from suny import entry
 from suny.classifiers.checkpoint import load_state, read_state, read_trained
 from suny.classifiers.classifier import Classifier, Source, ViewedModel, finish
 from suny.classifiers.head import replace_head
-from suny.configured import configured, remember_own
+from suny.configured import configured, remember
 from suny.errors import UserError, nearest
 from suny.images.view import View
+
+# Whose classes a factory may return: an error inside them is none of a class of the user's own.
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers")
 
 # What most classifiers of photographs are trained with.
 _USUAL = View(resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -118,7 +121,8 @@ class CustomModel(ViewedModel):
                 f"model.factory={self.factory}, {_whose(factory)}, returned a {type(made).__name__}; it has to return the "
                 "network, a torch.nn.Module."
             )
-        remember_own(type(made))
+        if type(made).__module__.partition(".")[0] not in _LIBRARIES:
+            remember(type(made))
         return made.cpu().float()
 
     def _view(self, trained: View | None) -> tuple[View, tuple[str, ...]]:
@@ -167,7 +171,8 @@ def _found(path: str) -> Callable[..., Any]:
         raise UserError(f"{key} is a network already: give a function or class that makes one.")
     if not callable(found):
         raise UserError(f"{key} is a {type(found).__name__}: give a function or class that returns the network.")
-    remember_own(found)
+    if hasattr(found, "__qualname__"):
+        remember(found)
     return found
 
 

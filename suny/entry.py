@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from suny.classifiers.copies import own_copy
 from suny.classifiers.engine import BatchSize, Precision, out_of_memory
@@ -53,6 +54,8 @@ def checked_images(images: Any) -> Tensor:
         raise UserError(f"images have the shape {shape}: there is nothing to explain.")
     if shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4) and min(images.shape[1:3]) > 4:
         raise UserError(f"images have the shape {shape}, channels last: give (B, C, H, W), as images.permute(0, 3, 1, 2) is.")
+    if images.layout != torch.strided or images.device.type == "meta":
+        raise UserError(f"images are a tensor of layout {images.layout} on {images.device}: give a dense tensor with values.")
     images = images.detach().float()
     if not bool(images.isfinite().all()):
         spoilt = int((~images.isfinite()).flatten(1).any(1).sum())
@@ -111,6 +114,15 @@ def checked_network(model: Any) -> nn.Module:
         raise UserError(f"model is a {type(model).__name__}: give the network as a torch.nn.Module.")
     inner = next((getattr(model, name) for kind, name in _AROUND.items() if type(model).__name__ == kind), model)
     return model if inner is model else checked_network(inner)
+
+
+def refuse_without_weights(model: nn.Module) -> None:
+    """Raises UserError for a network some of whose weights have no values yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise UserError(f"the network's {name} is not initialised: pass an image through its lazy layers first.")
+        if tensor.device.type == "meta":
+            raise UserError(f"the network's {name} is on the meta device and has no values: load its weights first.")
 
 
 def layer_name(model: nn.Module, target_layer: Any) -> str | None:
@@ -181,6 +193,7 @@ class Network:
         Raises:
             UserError: it does not take the image, or what it returns can't be explained.
         """
+        refuse_without_weights(model)
         self.module = _copied(model)
         self.probe = image.cpu()
         rows = self._tried()

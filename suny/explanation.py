@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
+from suny.classifiers.split import without_layer
 from suny.configured import place_of
 from suny.errors import UserError
 
@@ -47,7 +49,8 @@ class Explanation:
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Anything with a name that explains; its class may say its ``family`` (:func:`family_of`)."""
+    """Anything with a name that explains; its class may say its ``family`` (:func:`family_of`) and whether it
+    ``needs_layer`` (:func:`refuse_without_layer`)."""
 
     @property
     def name(self) -> str: ...
@@ -109,6 +112,15 @@ def _wrong(explanation: Any, images: Tensor) -> str:
 def family_of(explainer: type) -> Family:
     """The family of a class of explainers: a baseline, unless its attribute ``family`` says otherwise."""
     return getattr(explainer, "family", "baseline")
+
+
+def refuse_without_layer(explainer: Explainer, classifier: Classifier) -> None:
+    """Raises UserError for a network without a target layer and a method whose attribute ``needs_layer`` says it needs one.
+
+    Other methods find out when they ask the engine for it.
+    """
+    if classifier.target_layer is None and getattr(explainer, "needs_layer", False):
+        raise UserError(f"method={explainer.name} needs a target layer: {without_layer(classifier.no_layer)}")
 
 
 class MissingMap(Exception):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from suny import choices, explanation
 from suny.api import Boxes, Explanation, Opened, bar_over, checked_ids, opened
 from suny.classifiers.engine import BatchSize, Engine, Precision
+from suny.classifiers.layers import Reshape
+from suny.classifiers.outputs import OutputKind
 from suny.errors import UserError
 from suny.explanation import StoredMaps, is_degenerate
 from suny.images.geometry import Box
@@ -57,12 +59,14 @@ def score(
     seed: int | None = None,
     batch_size: BatchSize = None,
     precision: Precision = "float32",
+    output: OutputKind | None = None,
+    reshape: Reshape | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Scores maps, of this package or of any other tool.
 
     Args:
-        model: maps (B, 3, H, W), normalised, to logits (B, K).
+        model: maps (B, C, H, W), normalised, to class values.
         images: as the network takes them, float (B, 3, H, W).
         maps: what :func:`suny.explain` returned, or a tensor or array (B, h, w) of other maps: one of another size is upsampled
             bilinearly, one with negative values is shifted to start at 0, which keeps its order.
@@ -77,6 +81,8 @@ def score(
         points: of the deletion and insertion curves; None: 29.
         seed: of what metrics draw; None: the explanation's, or 0.
         batch_size, precision: of the passes.
+        output: what the network's outputs are (:mod:`suny.classifiers.outputs`); None: the explanation's, or ``auto``.
+        reshape: ``tokens``: the target layer may return tokens; None: the explanation's.
         progress: show a bar where it takes longer than two seconds.
 
     Returns: a row for each image (its id is the index): ``target``, ``prob`` (p_c of the image), ``label``, ``status``
@@ -102,7 +108,9 @@ def score(
         ids = explained.ids if ids is None else ids
         target_layer = target_layer or explained.target_layer
         seed = explained.seed if seed is None else seed
-    prepared = opened(model, images, target_layer, batch_size, precision)
+        output = explained.output if output is None else output
+        reshape = explained.reshape if reshape is None else reshape
+    prepared = opened(model, images, target_layer, batch_size, precision, "auto" if output is None else output, reshape)
     count = len(prepared.images)
     chosen = _chosen(metrics, points, seed or 0, explained, boxes is not None, masks is not None)
     sides = _fitted(maps, prepared.images)

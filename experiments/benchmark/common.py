@@ -18,6 +18,7 @@ from experiments.command import configuration as config
 from experiments.command.program import composed
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine
+from suny.errors import UserError
 from suny.explanation import Explainer
 from suny.images.decode import decode
 from suny.images.demo import Demo
@@ -63,6 +64,8 @@ class Hookable(nn.Module):
 
 def as_loaded(classifier: Classifier, device: torch.device) -> tuple[nn.Module, str]:
     """The network as a user gets it from its package, and the layer at which pytorch-grad-cam can hook it."""
+    if classifier.target_layer is None:
+        raise UserError(f"model={classifier.name} is not benchmarked: {classifier.no_layer}")
     if classifier.name != "efficientnet_lite0":
         return copy.deepcopy(classifier.network).to(device), classifier.target_layer
     with quiet():

@@ -29,8 +29,9 @@ from torch import Tensor
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.cell.labels import with_class_ids, with_comparable_labels
 from experiments.cell.prefetch import LoadedImage, prefetch
+from experiments.command import data_folders
 from experiments.command.configuration import Run
-from experiments.command.progress import ProgressBar, tell
+from experiments.command.progress import ProgressBar, note, tell
 from experiments.store.card import carry_card, make_card, superseded, with_columns
 from experiments.store.files import ImageFiles
 from experiments.store.reading import summary_of, was_explained
@@ -40,7 +41,15 @@ from metrics.base import Case, Frame, Metric, Need, Part, measure
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, StoredMaps, explained, is_degenerate, with_empty_flag
+from suny.explanation import (
+    Explanation,
+    MissingMap,
+    StoredMaps,
+    explained,
+    is_degenerate,
+    refuse_without_layer,
+    with_empty_flag,
+)
 from suny.images.dataset import ImageList, Sample, object_in_view, upright_annotated_mask, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
@@ -106,6 +115,7 @@ class Cell:
         if not classifier.class_names and len(images.class_names) == classifier.num_classes:
             classifier = replace(classifier, class_names=images.class_names)
         classifier = with_class_ids(run, images, classifier)
+        refuse_without_layer(run.explainer, classifier)
         self.run, self.device, self.classifier = run, device, classifier
         self.samples, self.label_notes = with_comparable_labels(run, images, classifier)
         self.metrics, skipped = _measurable(run, images)
@@ -114,6 +124,7 @@ class Cell:
         self.card, self.keys = with_columns(make_card(run, images, classifier, device), self.metrics)
         place = Path(run.settings.results_dir).expanduser() / run.dataset.name / run.model.name
         self.folder = place / f"{run.explainer.name}-{self.card['hash'][:8]}"
+        data_folders.refuse(run.settings.results_dir, "results_dir")
 
     @property
     def title(self) -> str:
@@ -146,8 +157,9 @@ class Cell:
             UserError: any mistake of the input; records that were written before stay.
             KeyboardInterrupt: stopped by the user; the same run continues.
         """
-        for note in [*self.notes, *([] if self.folder.exists() else superseded(self.folder, self.card))]:
-            tell(f"note: {note}")
+        superseding = [] if self.folder.exists() else superseded(self.folder, self.card)
+        for text in dict.fromkeys([*self.notes, *superseding]):
+            note(text)
         order = [s.image for s in self.samples]
         shard = self.run.shard
         with entered(self.folder, shard) as (own, whole):
@@ -520,7 +532,7 @@ class MeasuredColumns:
 
 def run_cell(run: Run) -> FinishedCell | CellProgress:
     """Computes what is missing of a cell (:meth:`Cell.compute`)."""
-    return Cell(run, pick_device(run.settings.device), run.dataset.load(run.cache), run.model.build()).compute()
+    return Cell(run, pick_device(run.settings.device), data_folders.load(run.dataset, run.cache), run.model.build()).compute()
 
 
 def finite(value: Any) -> Any:
@@ -530,6 +542,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(finite(v) for v in value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a record can hold a value."""
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Part]:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
+from experiments.command import data_folders
 from experiments.command.folders import CONF as CONF
 from experiments.command.folders import choices as choices
 from experiments.command.folders import conf_file, conf_folders, read_conf_files_here
@@ -188,6 +189,7 @@ def read(cfg: DictConfig) -> Run:
     from suny.images.dataset import Dataset
 
     dataset = make_target(groups["dataset"], "dataset", Dataset)
+    data_folders.declare_configured(groups["dataset"] or {})
     return Run(
         settings=settings,
         dataset=dataset,
@@ -228,6 +230,8 @@ def file_cache(dataset: Dataset, caches: Any, writes: bool = True) -> FileCache:
 
     if not isinstance(caches, str | None):
         raise UserError(f"caches={caches}: give a folder, or null to keep nothing.")
+    if caches:
+        data_folders.refuse(caches, "caches")
     return FileCache(Path(caches).expanduser() if caches else None, dataset.root or dataset.name, writes)
 
 

@@ -23,6 +23,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
+from experiments.command import data_folders
 from suny.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def parse(cls: type[T], arguments: Sequence[str]) -> T:
         if not sign:
             raise UserError(f"{key} has no value: give {key}=VALUE.")
         given[key] = value
+    data_folders.declare_configured({"root": given.get("dataset.root")})
     try:
         return pydantic.TypeAdapter(cls).validate_strings(given)
     except pydantic.ValidationError as error:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import walk_tb
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.command import data_folders
 from experiments.command.configuration import (
     CONF,
     dotted_keys,
@@ -24,7 +26,7 @@ from experiments.command.configuration import (
     register_torchvision,
 )
 from experiments.command.folders import read_conf_files_here, search_path, take_own_folder
-from suny.configured import own_classes
+from suny.configured import named
 from suny.errors import UserError
 
 # A full disk raises these errors, which name no file.
@@ -41,13 +43,19 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
         configuration: the file in ``conf`` whose keys it takes.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting by itself
+    data_folders.begin()
     try:
         sys.argv[1:] = take_own_folder(sys.argv[1:])
         register_torchvision(sys.argv[1:])
         register_on_request(sys.argv[1:])
-        return program()
+        code = program()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return EXIT_STOPPED
+    except BrokenPipeError:  # whoever reads the output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be written at the end
+        return EXIT_OK
     except Exception as error:
         known = diagnosis(error, configuration)
         if known is None:
@@ -67,30 +75,42 @@ class Diagnosis:
 
 
 def diagnosis(error: Exception, configuration: str = "config") -> Diagnosis | None:
-    """Tells the user's mistake behind an exception, or the place in the user's own class that raised it; None where the
-    exception is a defect of this project."""
+    """Tells the user's mistake behind an exception, or the place in a class that a configuration names which raised it; None
+    where the exception is a defect of what runs these."""
     if said := mistake(error, configuration):
         return Diagnosis(str(said), EXIT_MISTAKE)
-    if theirs := in_own_class(error):
+    if theirs := in_named_class(error):
         return Diagnosis(theirs, EXIT_DEFECT)
     return None
 
 
-def in_own_class(error: Exception) -> str | None:
-    """Tells which class outside this project's packages raised an exception, or called what did: the class, the file and the
-    line; None where no such class that a configuration names is involved."""
-    classes = own_classes()
-    frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code.co_filename in classes]
-    if not frames:
+def in_named_class(error: Exception) -> str | None:
+    """Tells which class that a configuration names (a method, metric, data set, network) raised an exception, or called what
+    did: the class, the file and the line; None where there is none, so that it is the engine, the store or a command that
+    failed."""
+    classes = named()
+    files = {_file(cls): cls for cls in classes}
+    found: Any = None
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        file, made = frame.f_code.co_filename, type(frame.f_locals.get("self"))
+        if made in classes:
+            found = made
+        elif file not in files:
+            continue
+        elif found is None or _file(found) != file:  # a function beside a class
+            found = files[file]
+        inherited = "" if _file(found) == file else f" of {_file(found)}"
+        place = f"{inherited} ({file}, line {line})"
+    if found is None:
         return None
-    (first, _), (last, line) = frames[0], frames[-1]
-    made = type(first.f_locals.get("self"))
-    cls = made if made.__module__ == classes[first.f_code.co_filename].__module__ else classes[first.f_code.co_filename]
     text = " ".join(str(error).split())
-    return (
-        f"class {cls.__qualname__} ({last.f_code.co_filename}, line {line}): {type(error).__name__}: {text[:300]}; "
-        "debug=true shows the traceback."
-    )
+    kind = "class" if isinstance(found, type) else "function"
+    return f"{kind} {found.__qualname__}{place}: {type(error).__name__}: {text[:300]}; debug=true shows the traceback."
+
+
+def _file(cls: Any) -> str:
+    return str(getattr(sys.modules[cls.__module__], "__file__", ""))
 
 
 def mistake(error: Exception, configuration: str = "config") -> UserError | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,32 @@ def enter(report: Path | None) -> None:
 
 def current_job() -> Job | None:
     return _job
+
+
+# How many jobs of this command were told each note.
+_noted: Counter[str] = Counter()
+
+
+def forget_notes() -> None:
+    """A new command: nothing was told yet."""
+    _noted.clear()
+
+
+def note(text: str) -> None:
+    """Tells the user what is to be known of a job's cell, once, where several jobs of a command share it, and counts them."""
+    _noted[text] += 1
+    if _noted[text] == 1 or _job is not None:
+        tell(f"note: {text}")
+
+
+def count_notes(lines: Iterable[str]) -> None:
+    """Counts the notes among the lines of a job in another process, which are told with its ending."""
+    _noted.update({line.removeprefix("note: ") for line in lines if line.startswith("note: ")})
+
+
+def shared_notes() -> Mapping[str, int]:
+    """The notes that several jobs share, and how many."""
+    return {text: jobs for text, jobs in _noted.items() if jobs > 1}
 
 
 def tell(text: str) -> None:

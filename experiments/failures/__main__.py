@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from experiments.command import configuration as config
+from experiments.command import data_folders
 from experiments.command.options import Place, parse, split, wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.command.progress import tell
@@ -53,7 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     own, overrides = split(Options, arguments)
     options = parse(Options, own)
-    study = FailureStudy.of(config.read(composed(overrides)), options.caches)
+    run = config.read(composed(overrides))
+    data_folders.refuse(options.out, "out")
+    study = FailureStudy.of(run, options.caches)
+    data_folders.refuse(options.out, "out")
     wrong, count = study.find_misclassified(options.workers)
     print(f"{len(wrong)} of {count} images are misclassified", flush=True)
     if not wrong:

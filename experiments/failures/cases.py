@@ -16,6 +16,7 @@ from tqdm import tqdm
 from experiments.cell.cell import parts_in_view
 from experiments.cell.labels import with_class_ids, with_comparable_labels
 from experiments.command import configuration as config
+from experiments.command import data_folders
 from experiments.command.configuration import Run
 from experiments.command.progress import tell
 from experiments.failures.drawing import CaseMap, save_case
@@ -28,7 +29,7 @@ from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.classifiers.merged_classes import together
 from suny.errors import UserError
-from suny.explanation import StoredMaps, explained, with_empty_flag
+from suny.explanation import StoredMaps, explained, refuse_without_layer, with_empty_flag
 from suny.images.dataset import ImageList, Sample, draw
 from suny.images.decode import decode
 from suny.seeds import image_seed
@@ -85,8 +86,9 @@ class FailureStudy:
                 f"method={run.explainer.name} has no map for each side: give method=suny, suny_filter or suny_region."
             )
         device = pick_device(run.settings.device)
-        images = readable(run.dataset.load(config.file_cache(run.dataset, str(caches))), run.dataset.strict)
+        images = readable(data_folders.load(run.dataset, config.file_cache(run.dataset, str(caches))), run.dataset.strict)
         classifier = with_class_ids(run, images, run.model.build())
+        refuse_without_layer(run.explainer, classifier)
         samples, notes = with_comparable_labels(run, images, classifier)
         for note in (*images.notes, *classifier.notes, *notes):
             tell(f"note: {note}")

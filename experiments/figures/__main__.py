@@ -21,6 +21,7 @@ from typing import Annotated
 from pydantic import Field
 from tqdm import tqdm
 
+from experiments.command import data_folders
 from experiments.command.options import Count, OptionalPlace, Place, parse, wants_help
 from experiments.command.program import EXIT_OK, guarded
 from experiments.figures.drawing import figures, save, styled
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     options = parse(Options, arguments)
     out = options.out or options.results_dir / "figures"
-    drawn = figures(read_results(options.results_dir), options.root or None, options.images, options.strips)
+    results = read_results(options.results_dir)
+    data_folders.refuse(out, "out")
+    drawn = figures(results, options.root or None, options.images, options.strips)
     with styled():
         for name, draw in tqdm(drawn.items(), unit="figure"):
             save(draw(), out / name)

@@ -22,8 +22,11 @@ def is_dry(arguments: Sequence[str]) -> bool:
 def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
     """The command line as Hydra takes it: ``shards=N`` becomes a sweep over N shards, and a launcher's jobs are a sweep.
 
-    A dry run, for which ``elsewhere`` is given, starts no jobs and writes nothing: it estimates whole cells, in this process,
-    and Hydra's notes go there.
+    A dry run starts no jobs and writes nothing: it estimates whole cells, in this process.
+
+    Args:
+        given: the arguments.
+        elsewhere: the folder for Hydra's own notes; empty: its usual one.
 
     Raises:
         UserError: shards= is no number, or given twice, or beside a single shard.
@@ -37,10 +40,12 @@ def arguments_of(given: Sequence[str], elsewhere: str = "") -> list[str]:
         if not (asked[0].isdecimal() and 0 < int(asked[0]) < 10**5):
             raise UserError(f"shards={asked[0]}: give how many shards a cell is split into, e.g. shards=8.")
         count = int(asked[0])
-    if elsewhere:
-        return [*(a for a in rest if not a.startswith("hydra/launcher=")), f"hydra.sweep.dir={elsewhere}"]
+    notes = [f"hydra.sweep.dir={elsewhere}"] if elsewhere else []
+    if is_dry(given):
+        return [*(a for a in rest if not a.startswith("hydra/launcher=")), *notes]
     if _SHOWING & {a.partition("=")[0] for a in rest}:
         return rest
+    rest += notes
     launched = any(a.startswith("hydra/launcher=") and a != "hydra/launcher=basic" for a in rest)
     if (count > 1 or launched) and not {"-m", "--multirun"} & set(rest):
         rest.insert(0, "-m")

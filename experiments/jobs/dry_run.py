@@ -24,6 +24,7 @@ import torch
 
 from experiments.cell.cell import Cell, ExplainedImage
 from experiments.cell.prefetch import LoadedImage, load
+from experiments.command import data_folders
 from experiments.command.configuration import Run
 from experiments.jobs.estimate import Estimate
 from experiments.jobs.machine import forget_peak, peak_memory, process_age
@@ -91,7 +92,7 @@ class Estimator:
             run = replace(run, dataset=replace(run.dataset, root=elsewhere.name))
 
         def listed() -> tuple[ImageList, str]:
-            images = run.dataset.load(run.cache)
+            images = data_folders.load(run.dataset, run.cache)
             return images, images.digest  # which reads the files, here once for all cells
 
         (images, _), loading = self._once("dataset", run.resolved["dataset"], listed)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments.cell.ending import CellProgress, FinishedCell
 from experiments.command import configuration as config
-from experiments.command import progress
+from experiments.command import data_folders, progress
 from experiments.command.program import EXIT_DEFECT, EXIT_OK, diagnosis
 from experiments.jobs.arguments import distinguish
 from experiments.jobs.estimate import Estimate
@@ -91,6 +91,7 @@ class Sweep:
             if line not in self.told:
                 progress.tell(line)
         self.told.update(ending.lines)
+        progress.count_notes(ending.lines)
         if ending.error and ending.error not in self.told:
             progress.tell(f"{ending.error.rstrip()} [{name}]" if name else ending.error)
         self.told.add(ending.error)
@@ -134,6 +135,8 @@ class Sweep:
         for cell in begun.values():
             now = replace(cell, done=len({r["image"] for r in read_records(cell.folder)}))
             progress.tell(f"incomplete: {now}; the same command continues.")
+        for text, jobs in progress.shared_notes().items():
+            progress.tell(f"noted: {jobs} of {len(endings)} jobs with the same note ({_quoted(text)})")
         for line in failed_jobs(endings):
             progress.tell(line)
 
@@ -149,6 +152,7 @@ def begin() -> Sweep:
     """The jobs of a new command."""
     global _sweep
     _sweep = Sweep()
+    progress.forget_notes()
     return _sweep
 
 
@@ -160,6 +164,7 @@ def compute(cfg: DictConfig) -> JobEnding:
     try:
         run = config.read(cfg)
         ending.results_dir = Path(run.settings.results_dir).expanduser()
+        data_folders.refuse(run.settings.results_dir, "results_dir")
         if run.settings.dry_run:
             _sweep.estimator = _sweep.estimator or work.Estimator()
             ending.estimate = _sweep.estimator.estimate(run)
@@ -242,10 +247,15 @@ def failed_jobs(endings: Sequence[JobEnding]) -> list[str]:
     for error, shared in places.items():
         if len(shared) > 1:
             which = "" if len(shared) == len(endings) else f": {_listed([names[at] for at in shared])}"
-            what = f" ({error.splitlines()[-1].removeprefix('error: ')[:_QUOTED]} ...)" if len(places) > 1 else ""
+            what = f" ({_quoted(error.splitlines()[-1].removeprefix('error: '))})" if len(places) > 1 else ""
             lines.append(f"failed: {len(shared)} of {len(endings)} jobs with the same error{what}{which}")
     alone = [names[shared[0]] for shared in places.values() if len(shared) == 1]
     return [*lines, f"failed: {_listed(alone)}"] if alone else lines
+
+
+def _quoted(text: str) -> str:
+    """The beginning of a line that was told before."""
+    return f"{text[:_QUOTED]} ..."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from experiments.command import data_folders
 from experiments.command.options import Count, Place, parse, wants_help
 from experiments.command.program import EXIT_OK, guarded
 from experiments.report.page import page
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_OK
     options = parse(Options, arguments)
     out = options.out
-    text = page(read_results(options.results_dir), options.images, options.root or None)
+    results = read_results(options.results_dir)
+    data_folders.refuse(out, "out")
+    text = page(results, options.images, options.root or None)
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())

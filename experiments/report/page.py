@@ -172,7 +172,7 @@ def _cells(results: Sequence[Result]) -> Json:
             _cell(str(v))
             for v in (
                 r.dataset, r.model, r.row, r.digest, f"{len(r.records)} of {r.count}",
-                r.protocol["explained_class"], r.protocol["target_layer"], r.protocol["seed"],
+                r.protocol["explained_class"], r.protocol["target_layer"] or HOLE, r.protocol["seed"],
                 r.card.get("versions", {}).get("torch", HOLE), str(r.card.get("git", {}).get("revision") or HOLE)[:8],
                 r.card.get("machine", {}).get("device", HOLE),
             )

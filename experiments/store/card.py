@@ -9,7 +9,6 @@ settings of one metric are two columns of the same cell.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
 import pkgutil
@@ -34,7 +33,7 @@ from experiments.store.records import FORMAT, CellFolder
 from metrics.base import Metric
 from suny.classifiers.classifier import Classifier, weights_digest
 from suny.classifiers.engine import default_batch_size
-from suny.configured import make, make_target, registered, target_class
+from suny.configured import imported, make, make_target, registered, target_class
 from suny.errors import UserError
 from suny.explanation import Explainer, Family, StoredMaps, family_of
 from suny.images.dataset import ImageList
@@ -49,7 +48,7 @@ _PACKAGES = (
 _PLACES = {"dataset": ("root", "strict"), "model": ("checkpoint", "output", "reshape"), "method": ()}
 
 # The parts of a cell's identity that its settings do not decide: where they alone differ, the user is told.
-_FOUND = ("images", "weights", "factory", "preprocessing", "target_layer", "reshape", "output", "batch_size", "maps")
+_FOUND = ("images", "weights", "factory", "preprocessing", "target_layer", "reshape", "output", "options", "batch_size", "maps")
 
 
 def make_card(run: Run, images: ImageList, classifier: Classifier, device: torch.device) -> dict[str, Any]:
@@ -86,6 +85,7 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
         "target_layer": classifier.target_layer,
         **({} if classifier.layout.reshape is None else {"reshape": classifier.layout.reshape}),
         **({} if classifier.reading == "softmax" else {"output": classifier.reading}),
+        **({"options": dict(classifier.implied)} if classifier.implied else {}),
         "preprocessing": {**classifier.view.settings(), "exif": "upright"},
         "device": device.type,
         "precision": settings.precision,
@@ -191,7 +191,7 @@ def metric_of(column: Mapping[str, Any], where: str) -> Metric:
 @cache
 def _own_metrics() -> dict[str, type]:
     """This project's metrics by their registered names, wherever in ``metrics`` they lie."""
-    modules = [importlib.import_module(f"metrics.{m.name}") for m in pkgutil.iter_modules(metrics.__path__)]
+    modules = [imported(f"metrics.{m.name}", f"metrics/{m.name}.py") for m in pkgutil.iter_modules(metrics.__path__)]
     classes = [c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
     return {registered(c): c for c in classes if hasattr(c, "measure")}
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from experiments.command import data_folders
 from experiments.command.configuration import NAME, make_target
 from experiments.command.folders import conf_file
 from experiments.command.program import composed
@@ -346,6 +347,7 @@ def read_results(folder: Path) -> list[Result]:
     cells: dict[str, list[Result]] = {}
     for path in cell_folders(folder):
         results = read_cell(path)
+        data_folders.declare_configured(results[0].configuration["dataset"])
         digest = results[0].card["hash"]
         if results[0].records and (digest not in cells or len(results[0].records) > len(cells[digest][0].records)):
             cells[digest] = results

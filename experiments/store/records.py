@@ -28,6 +28,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from experiments.command import data_folders
 from experiments.command.progress import tell
 from suny.errors import UserError
 
@@ -238,7 +239,12 @@ class CellFolder:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into a line that says what to do; what was written before stays."""
+    """Turns a failure to write into a line that says what to do; what was written before stays.
+
+    Raises:
+        UserError: that line, or one that refuses a folder of data (:mod:`experiments.store.data_folders`).
+    """
+    data_folders.refuse(folder)
     try:
         yield
     except OSError as error:

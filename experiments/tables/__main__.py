@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.command import data_folders
 from experiments.command.options import OptionalPlace, Place, parse, wants_help
 from experiments.command.program import EXIT_DEFECT, EXIT_OK, guarded
 from experiments.store.reading import read_results
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, [a for a in arguments if a != "--check"])
     out = options.out or options.results_dir / "tables"
     results = read_results(options.results_dir)
+    data_folders.refuse(out, "out")
     files = build.build(results, out, options.reference) | search.build(results) | architectures.build(results)
     if "--check" in arguments:
         outdated = build.find_outdated(files, out, _FILES)

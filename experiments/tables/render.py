@@ -179,7 +179,7 @@ def ablation_tidy(sweeps: Sequence[AblationSweep], folder: Path) -> str:
 
 def _about(block: Block) -> str:
     p = block.protocol
-    layer = f"; layer {p['target_layer']}" if "target_layer" in p else ""
+    layer = f"; layer {p['target_layer']}" if p.get("target_layer") else ""
     return (
         f"{p['images'].split()[0]} images; explained class: {p['explained_class']}{layer}; seed {p['seed']}; {p['precision']}."
     )

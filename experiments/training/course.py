@@ -21,6 +21,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from experiments.command import configuration as config
+from experiments.command import data_folders
 from experiments.command.program import composed
 from experiments.command.progress import tell
 from experiments.store.card import environment
@@ -110,8 +111,10 @@ def read(overrides: list[str]) -> Training:
     if Path(settings.out).suffix != ".safetensors":
         raise UserError(f"out={settings.out}: give a file name that ends in .safetensors.")
     device = pick_device(settings.device)
+    data_folders.declare_configured(resolved["dataset"])
+    data_folders.refuse(settings.out, "out")
     train, test, classes = parts(dataset, config.file_cache(dataset, settings.caches))
-    _refuse_folder_of_data(Path(settings.out).expanduser(), dataset, train, test)
+    data_folders.refuse(settings.out, "out")
     classifier = model.build()
     for note in classifier.notes:
         tell(f"note: {note}")
@@ -132,14 +135,6 @@ def read(overrides: list[str]) -> Training:
     return Training(settings, dataset, model, recipe, resolved, device, train, test, classes, source, classifier, digest)
 
 
-def _refuse_folder_of_data(out: Path, dataset: Dataset, *images: ImageList) -> None:
-    """Raises UserError for a checkpoint beside images: its learning curve would be one of them."""
-    folders = {s.path.parent.resolve() for part in images for s in part.samples}
-    folders |= {Path(dataset.root).expanduser().resolve()} if dataset.root else set()
-    if out.parent.resolve() in folders:
-        raise UserError(f"out={out} lies in the folder of the data, into which nothing is written: give another folder.")
-
-
 def parts(dataset: Dataset, cache: FileCache | None = None) -> tuple[ImageList, ImageList, tuple[int, ...]]:
     """The train and the test part of a data set, and the class indices in the train part.
 
@@ -153,7 +148,7 @@ def parts(dataset: Dataset, cache: FileCache | None = None) -> tuple[ImageList, 
     if not hasattr(dataset, "split"):
         raise UserError(f"dataset={dataset.name} has no train part: give dataset=cub or dataset=imagefolder.")
     both = (replace(dataset, split=s) for s in ("train", "test"))  # type: ignore[call-arg]
-    train, test = (readable(part.load(cache), dataset.strict) for part in both)
+    train, test = (readable(data_folders.load(part, cache), dataset.strict) for part in both)
     for note in dict.fromkeys((*train.notes, *test.notes)):
         tell(f"note: {note}")
     classes = sorted({s.label for s in train.samples if s.label is not None})

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from experiments.command.progress import tell
 from experiments.store.records import write_atomically, writing
-from suny.classifiers.classifier import weights_digest
+from suny.classifiers.classifier import settings_digest, weights_digest
 from suny.classifiers.engine import Engine, batches
 from suny.errors import UserError
 from suny.images.dataset import ImageList, Sample
@@ -196,9 +196,9 @@ def outputs(
     """
     depends = {
         "images": images.digest,
-        "network": weights_digest(engine.source),
+        "network": [weights_digest(engine.source), settings_digest(engine.source), engine.reading],
         "view": view.settings(),
-        "engine": [engine.device.type, engine.precision, engine.batch_size, engine.target_layer],
+        "engine": [engine.device.type, engine.precision, engine.compile, engine.batch_size, engine.target_layer],
         "versions": {package: version(package) for package in _PACKAGES},
     }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

@@ -10,8 +10,12 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from suny.errors import UserError
+
+# The arguments that decide where data and results lie.
+_PLACES = ("dataset", "experiment", "results_dir")
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -20,10 +24,17 @@ class Gathering(Launcher):
     """Starts all jobs and tells each one's ending at once (:func:`experiments.jobs.sweep.gather`)."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from experiments.jobs.sweep import gather  # not above: Hydra looks for plugins wherever it composes a configuration
+        # not above: Hydra looks for plugins wherever it composes a configuration
+        from experiments.command import data_folders
+        from experiments.jobs.sweep import gather
 
         setup_globals()
-        folder = Path(str(self.config.hydra.sweep.dir))  # type: ignore[attr-defined]
+        where = {tuple(o for o in job if o.startswith(_PLACES)): list(job) for job in job_overrides}
+        for overrides in where.values():  # jobs find it out too, but the folder of their notes is made here
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)  # type: ignore[attr-defined]
+            data_folders.declare_configured(OmegaConf.to_container(cfg.dataset, resolve=True))  # type: ignore[arg-type]
+            data_folders.refuse(cfg.results_dir, "results_dir")
+        folder = Path(str(self.config.results_dir)).expanduser() / ".sweep"  # type: ignore[attr-defined]
         return gather(
             job_overrides, initial_job_idx, folder, partial(self.arrivals, job_overrides, initial_job_idx), self.stopped
         )

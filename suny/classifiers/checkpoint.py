@@ -48,7 +48,7 @@ class Trained:
         class_names: of each output.
         label_space: what the class indices count.
         view: the preprocessing of its evaluation.
-        target_layer: submodule to explain.
+        target_layer: submodule to explain; None: the network has none.
         dataset: name of the data set it was trained on.
         metrics: what was measured: accuracies with their intervals, the learning curve.
         configuration: of the training, resolved.
@@ -63,7 +63,7 @@ class Trained:
     class_names: tuple[str, ...]
     label_space: LabelSpace
     view: View
-    target_layer: str
+    target_layer: str | None
     dataset: str
     metrics: dict[str, Any]
     configuration: dict[str, Any]

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from suny.classifiers.checkpoint import Trained
-from suny.classifiers.layers import CHANNELS_FIRST, Layout, Reshape, find_layers
+from suny.classifiers.layers import CHANNELS_FIRST, Layers, Layout, NoLayer, Reshape, find_layers
 from suny.classifiers.layers import last_map as last_map
 from suny.classifiers.layers import output_shapes as output_shapes
 from suny.classifiers.outputs import OutputKind, Reading, number_of_classes, reading_of
@@ -40,7 +40,8 @@ class Classifier:
         name: as on the command line.
         network: maps a normalised batch (N, 3, H, W) to outputs (:mod:`suny.classifiers.outputs`).
         view: its preprocessing.
-        target_layer: name of the submodule whose output is explained.
+        target_layer: name of the submodule whose output is explained; None: there is none, and only methods that take whole
+            passes can explain the network.
         num_classes: K.
         class_names: by output; empty where unknown.
         label_space: what the class indices count: ``imagenet`` where the outputs are ImageNet's 1000 classes, else ``own``,
@@ -52,12 +53,15 @@ class Classifier:
         factory: SHA-256 of the user's own files that make the network; None for networks of this project and of libraries.
         class_ids: the data set's class index of each output, where the names of the classes say it; None: the checkpoint's, or
             the same numbers.
+        no_layer: why there is no target layer, in a line.
+        implied: arguments of the network's builder that its weights imply, where neither its configuration nor the weights'
+            shapes say them and they are not the usual ones.
     """
 
     name: str
     network: nn.Module
     view: View
-    target_layer: str
+    target_layer: str | None
     num_classes: int
     class_names: dict[int, str]
     label_space: LabelSpace
@@ -67,6 +71,8 @@ class Classifier:
     layout: Layout = CHANNELS_FIRST
     factory: str | None = None
     class_ids: tuple[int, ...] | None = None
+    no_layer: str = ""
+    implied: Mapping[str, Any] = field(default_factory=dict)
 
     def class_name(self, output: int) -> str:
         return self.class_names.get(output, f"class {output}")
@@ -95,6 +101,7 @@ class Source:
         trained: what an own checkpoint says; None for other weights.
         options: the arguments that the network was built with, beside its number of classes.
         notes: what a user should know about the weights, one line each.
+        implied: of the options, those of :attr:`Classifier.implied`.
     """
 
     network: nn.Module
@@ -103,6 +110,7 @@ class Source:
     trained: Trained | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    implied: Mapping[str, Any] = field(default_factory=dict)
 
 
 @configured
@@ -118,8 +126,9 @@ class Model:
         seed: of the random weights.
         output: what the network's outputs are (:mod:`suny.classifiers.outputs`); ``auto``: logits of a softmax, or, of a
             single one, of a binary problem.
-        reshape: what a target layer may return beside feature maps (B, C, h, w): ``channels_last``, or ``tokens`` of places
-            (:class:`suny.classifiers.layers.Layout`). Layers that the user does not name are taken as they are.
+        reshape: ``tokens``: a target layer that the user names may return tokens of places
+            (:class:`suny.classifiers.layers.Layout`). Maps with channels last are always taken, and layers that the user does
+            not name as they are.
 
     Attributes:
         packages: whose versions the card lists because the network is theirs, beside the usual ones.
@@ -189,29 +198,65 @@ def finish(model: Model, source: Source) -> Classifier:
     rows = rows_of(network, image, layers.rows)
     reading = reading_of(model.output, rows, "model.output")
     outputs = number_of_classes(rows, reading)
-    usual = (trained.target_layer if trained else source.target_layer) if model.target_layer is None else None
-    layer = model.target_layer or usual
-    if layer is None:
-        layer, layout = layers.default()
-    elif layer not in layers.shapes:
-        maps = layers.having(None)
-        shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
-        raise UserError(
-            f"model.target_layer={layer} is no layer of {model.name} with a feature map as output. "
-            f"{nearest(layer, maps)}Valid: {', '.join(shown)}"
-            f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
-        )
-    else:
-        allowed: tuple[Reshape | None, ...] = (None, "channels_last", "tokens") if usual else (None, model.reshape)
-        no_map = f"model.target_layer={layer} is no layer of {model.name} with a feature map (B, C, h, w) as output"
-        layout = layers.chosen(layer, allowed, no_map, "model.")
-    found: Any = {"trained": trained, "notes": source.notes, "reading": reading, "layout": layout}
+    no_layer = ""
+    try:
+        layer, layout = _layer(model, source, layers)
+    except NoLayer as error:
+        layer, layout, no_layer = None, CHANNELS_FIRST, str(error)
+    found: Any = {
+        "trained": trained, "notes": source.notes, "reading": reading, "layout": layout, "no_layer": no_layer,
+        "implied": dict(source.implied),
+    }  # fmt: skip
     if trained:
         own_names = dict(enumerate(trained.class_names))
         return Classifier(model.name, network, view, layer, outputs, own_names, trained.label_space, **found)
     space: LabelSpace = "imagenet" if outputs == 1000 else "own"
     names = dict(imagenet_classes().values()) if space == "imagenet" else {}
     return Classifier(model.name, network, view, layer, outputs, names, space, **found)
+
+
+def _layer(model: Model, source: Source, layers: Layers) -> tuple[str, Layout]:
+    """The target layer: the one that the user names, the usual one, or the last one with places.
+
+    Raises:
+        NoLayer: it can't be explained, or there is none.
+        UserError: the network has no layer of the name.
+    """
+    usual = source.trained.target_layer if source.trained else source.target_layer
+    layer = model.target_layer or usual
+    if layer is None:
+        return layers.default()
+    if layer not in layers.shapes:
+        maps = layers.having(None)
+        shown = list(maps) if len(maps) <= 40 else [m for m in maps if m.count(".") <= 1]
+        known = any(name == layer for name, _ in source.network.named_modules())
+        raise (NoLayer if known else UserError)(
+            f"model.target_layer={layer} is no layer of {model.name} with a feature map as output. "
+            f"{nearest(layer, maps)}Valid: {', '.join(shown)}"
+            f"{'' if len(shown) == len(maps) else f', and {len(maps) - len(shown)} layers inside these'}."
+        )
+    named = model.target_layer is not None
+    allowed: tuple[Reshape | None, ...] = (None, "channels_last", model.reshape if named else "tokens")
+    no_map = f"model.target_layer={layer} is no layer of {model.name} with a feature map (B, C, h, w) as output"
+    return layer, layers.chosen(layer, allowed, no_map, "model.")
+
+
+def settings_digest(network: nn.Module) -> str:
+    """SHA-256 of what a network's modules are beside their weights: their classes and plain attributes, such as strides."""
+    digest = hashlib.sha256()
+    for name, module in network.named_modules():
+        said = {k: _plain(v) for k, v in vars(module).items() if k[0] != "_" and k != "training"}
+        digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} {sorted(said.items())}".encode())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> str:
+    """A number, text or function, or several, as text; of other objects the class."""
+    if isinstance(value, tuple | list):
+        return str([_plain(one) for one in value])
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -111,6 +111,7 @@ class Engine:
         reading: how class probabilities are read from the outputs.
         layout: of what the target layer returns; activations are (N, C, h, w) whatever it is.
         probe: an image that the network takes, (1, C, H, W), for the passes that prepare it; None: noise of three channels.
+        no_layer: why there is no target layer, as a sentence, for what asks for one.
 
     Raises:
         UserError: a network whose scores depend on batch mates, or one that can't be compiled.
@@ -128,6 +129,7 @@ class Engine:
         reading: Reading = "softmax",
         layout: Layout = CHANNELS_FIRST,
         probe: Tensor | None = None,
+        no_layer: str = "",
     ) -> None:
         _refuse_batch_statistics(network)
         self.device = torch.device(device)
@@ -138,11 +140,11 @@ class Engine:
         self.reading: Reading = reading
         self.layout = layout
         self.probe = probe
+        self.no_layer = no_layer
         self.batch_size = batch_size if isinstance(batch_size, int) else default_batch_size(self.device, size)
         with torch.inference_mode(False):  # weights made in it could not take part in gradients later
-            self.network = (
-                split(network, target_layer, size, reading, layout, probe).eval().requires_grad_(False).to(self.device)
-            )
+            cut = split(network, target_layer, size, reading, layout, probe, no_layer)
+            self.network = cut.eval().requires_grad_(False).to(self.device)
             to_channels_last(self.network)
         self.compile = compile
         self.network.register_forward_pre_hook(self._count)
@@ -180,6 +182,7 @@ class Engine:
             compile,
             classifier.reading,
             classifier.layout,
+            no_layer=classifier.no_layer,
         )
 
     @property
@@ -417,6 +420,7 @@ class Engine:
                 self.reading,
                 self.layout,
                 self.probe,
+                self.no_layer,
             )
             engine._cost = self._cost
             self._randomised[key] = engine

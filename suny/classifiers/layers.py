@@ -23,6 +23,11 @@ from torch.nn import functional as nnf
 from suny.classifiers.outputs import class_rows
 from suny.errors import UserError
 
+
+class NoLayer(UserError):
+    """No layer, or not the one that is asked for, has places to explain: only methods of whole passes are left."""
+
+
 Shape = tuple[int, ...]
 Reshape = Literal["tokens", "channels_last"]
 
@@ -107,7 +112,7 @@ class Layers:
         """The last layer with places, poolings aside; of a network of tokens the last one whose places reach the outputs.
 
         Raises:
-            UserError: there is none.
+            NoLayer: there is none.
         """
         maps = self.having(None, "channels_last")
         tokens = [n for n in self.having("tokens") if self._of_the_stream(n)]
@@ -130,17 +135,17 @@ class Layers:
             prefix: of the keys in messages.
 
         Raises:
-            UserError: it can't be explained; the line names the nearest layer that can.
+            NoLayer: it can't be explained; the line names the nearest layer that can.
         """
         key = f"{prefix}target_layer={name}"
         shape, layout = self.shapes.get(name), self.layouts.get(name)
         if shape is None or layout is None or layout.reshape not in allowed:
-            raise UserError(f"{no_map}{self._what(name)}. {self._advice(name, prefix)}")
+            raise NoLayer(f"{no_map}{self._what(name)}. {self._advice(name, prefix)}")
         if max(layout.places(shape)) == 1:
-            raise UserError(f"{key} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer.")
+            raise NoLayer(f"{key} returns maps of 1 x 1: it has no places left to explain; choose an earlier layer.")
         if layout.reshape == "tokens" and not self._reaches(name):
             only = "the tokens of its places do not reach the outputs, only the class token does"
-            raise UserError(f"{key}: {only}. {self._advice(name, prefix)}")
+            raise NoLayer(f"{key}: {only}. {self._advice(name, prefix)}")
         return layout
 
     def _what(self, name: str) -> str:
@@ -151,11 +156,8 @@ class Layers:
     def _advice(self, name: str, prefix: str) -> str:
         """Which layer near one can be explained, and with which key."""
         own = self.layouts.get(name)
-        if own and own.reshape and (own.reshape != "tokens" or self._reaches(name)):
-            finished = list(self.shapes)
-            plain = sorted(self.having(None), key=lambda n: abs(finished.index(n) - finished.index(name)))
-            other = f", or choose {prefix}target_layer={plain[0]}" if plain and own.reshape == "channels_last" else ""
-            return f"Say {prefix}reshape={own.reshape} to take it as maps{other}."
+        if own and own.reshape == "tokens" and self._reaches(name):
+            return f"Say {prefix}reshape=tokens to take it as maps."
         order = [n for n, _ in self.network.named_modules()]
         finished = list(self.shapes)
         at = finished.index(name) if name in finished else len(finished)
@@ -256,7 +258,7 @@ def last_map(network: nn.Module, shapes: dict[str, Shape]) -> str:
     """The default target layer: the last submodule to finish, poolings aside, whose output still has spatial extent.
 
     Raises:
-        UserError: there is none.
+        NoLayer: there is none.
     """
 
     def pools(name: str) -> bool:
@@ -267,7 +269,7 @@ def last_map(network: nn.Module, shapes: dict[str, Shape]) -> str:
 
     spatial = [name for name, shape in shapes.items() if min(shape[-2:]) > 1 and not pools(name)]
     if not spatial:
-        raise UserError("the network has no layer with a feature map as output: it cannot be explained by its channels.")
+        raise NoLayer("the network has no layer with a feature map as output: it cannot be explained by its channels.")
     return spatial[-1]
 
 

@@ -48,7 +48,7 @@ def together(classifier: Classifier, members: Collection[int], name: str) -> Cla
     return replace(
         classifier,
         network=Together(classifier.network, members, classifier.num_classes).eval().requires_grad_(False),
-        target_layer=f"network.{classifier.target_layer}",
+        target_layer=classifier.target_layer and f"network.{classifier.target_layer}",
         num_classes=2,
         class_names={0: name, 1: "others"},
         label_space="own",

@@ -60,6 +60,8 @@ def class_rows(output: Any) -> Tensor:
             f"the network returns outputs of shape {tuple(tensor.shape)}{maps}: one value per class is needed, (B, K); "
             "wrap it in a module that pools them."
         )
+    if tensor.shape[1] == 0:
+        raise UserError(f"the network returns outputs of shape {tuple(tensor.shape)}: there is no class.")
     return tensor
 
 

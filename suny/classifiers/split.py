@@ -155,19 +155,28 @@ class WholeNetwork(SplitNetwork):
 
     tail_only = False
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, why: str = "") -> None:
         super().__init__()
         self.network = network
+        self.why = why or (
+            "the network has no layer that can be read (compiled by torch.jit, or none returns a feature map): give the module "
+            "that it was made from."
+        )
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
-        raise UserError(
-            "the network has no layer that can be read (compiled by torch.jit, or none returns a feature map): give the module "
-            "that it was made from, or use a method that takes whole passes only, such as rise, occlusion or suny with "
-            "cause=region."
-        )
+        raise UserError(without_layer(self.why))
 
     def forward(self, images: Tensor) -> Tensor:
         return class_rows(self.network(self._own(images)))
+
+
+def without_layer(why: str) -> str:
+    """The line for what needs a target layer where there is none, with the methods that need none.
+
+    Args:
+        why: there is none, as a sentence.
+    """
+    return f"{why} Methods that take whole passes only need no layer: rise, occlusion, suny_region, integrated_gradients."
 
 
 def split(
@@ -177,6 +186,7 @@ def split(
     reading: Reading = "softmax",
     layout: Layout = CHANNELS_FIRST,
     probe: Tensor | None = None,
+    no_layer: str = "",
 ) -> SplitNetwork:
     """Cuts a network in evaluation mode at a layer; the network itself is left as it is.
 
@@ -187,6 +197,7 @@ def split(
         reading: how class probabilities are read from the outputs.
         layout: of the layer's output.
         probe: an image that the network takes, (1, C, H, W); None: noise of three channels.
+        no_layer: why it is not cut, as a sentence, for what asks for a layer.
     """
     network = own_copy(network)
     for module in network.modules():
@@ -195,7 +206,7 @@ def split(
     noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     images = noise if probe is None else torch.cat([probe, probe.flip(-1)])
     if layer is None:
-        whole = WholeNetwork(network)
+        whole = WholeNetwork(network, no_layer)
         whole.try_on(images)
         return whole
     try:

@@ -4,7 +4,8 @@ Weights come from torchvision's cache or, with a network connection, from its se
 
 **What weights imply.** For published weights torchvision's builders set arguments that a state dict does not say: GoogLeNet's
 and Inception's ``transform_input``, the size of the images that a ViT's or MaxViT's position embeddings are made for. They are
-stored with own checkpoints; a file from elsewhere gets the usual ones and a note.
+stored with own checkpoints; a file from elsewhere gets the usual ones and a note. Of a checkpoint, those that differ from what
+a network without weights has are part of a cell's identity.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ TARGET_LAYERS = {
 
 # Published weights expect images that were normalised another way, which these networks do themselves where they are told to.
 _TRANSFORMING = ("googlenet", "inception_v3")
+
+# What a builder does with its arguments where nobody gives them; others change nothing then.
+_DEFAULTS = {"transform_input": False}
+
+# The shapes of a network's weights, or its preprocessing, show these arguments.
+_SHOWN = {"num_classes", "aux_logits", "image_size", "input_size"}
 
 # The argument that says the size of the images, by the beginning of the architectures' names; others take any size.
 _SIZES = {"vit_": "image_size", "maxvit_": "input_size"}
@@ -115,7 +122,8 @@ class TorchvisionModel(ViewedModel):
                 replace_head(network, trained.head, classes)
         load_state(network, state, file, self.arch, trained.model if trained else None)
         kept = {k: v for k, v in options.items() if k not in ("num_classes", "aux_logits") or k in said}
-        return Source(network, view, None, trained, kept, tuple(found))
+        implied = {k: v for k, v in kept.items() if k not in _SHOWN and v not in (given.get(k), _DEFAULTS.get(k))}
+        return Source(network, view, None, trained, kept, tuple(found), implied)
 
     def to_fetch(self) -> str | None:
         if self.checkpoint or self.weights != "pretrained" or self.arch not in names():

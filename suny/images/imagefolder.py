@@ -159,6 +159,7 @@ class Contents:
         loose: the images in the folder itself.
         hidden: names below the folder that are hidden, relative to it.
         others: files that are no images by their names, in class folders or, where there are none, in the folder.
+        broken: links in the folder that lead nowhere.
     """
 
     root: Path
@@ -166,6 +167,7 @@ class Contents:
     loose: list[Path] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, root: Path) -> Contents:
@@ -174,6 +176,8 @@ class Contents:
         for path in sorted(root.iterdir()):
             if is_hidden(path.name):
                 found.hidden.append(path.name)
+            elif path.is_symlink() and not path.exists():
+                found.broken.append(path.name)  # it was a class folder, perhaps
             elif path.is_dir():
                 found.classes[path.name] = found._images_in(path)
             elif _is_image(path.name):
@@ -186,7 +190,7 @@ class Contents:
 
     def _images_in(self, folder: Path) -> list[Path]:
         images = []
-        for path in _walk(folder):
+        for path in _walk(folder, (_place(self.root),)):
             if _is_image(path.name):
                 images.append(path)
             else:
@@ -200,6 +204,8 @@ class Contents:
             yield f"{count_of(self.hidden, 'hidden name')} left out"
         if self.others:
             yield f"{count_of(self.others, 'file')} left out: no image by its name"
+        if self.broken:
+            yield f"{count_of(self.broken, 'link')} left out: nothing lies where it leads"
 
 
 def _samples(root: Path, files: Sequence[Path], label: dict[str, int]) -> tuple[Sample, ...]:
@@ -210,8 +216,7 @@ def _samples(root: Path, files: Sequence[Path], label: dict[str, int]) -> tuple[
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
     """All files below a folder, and hidden names, into which it does not go; links are followed, but not in a circle."""
-    state = folder.stat()
-    here = (state.st_dev, state.st_ino)
+    here = _place(folder)
     if here in above:
         return
     with os.scandir(folder) as entries:
@@ -220,6 +225,12 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Pat
                 yield from _walk(Path(entry.path), (*above, here))
             else:
                 yield Path(entry.path)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """What tells a folder from others, whatever links lead to it."""
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _is_image(name: str) -> bool:

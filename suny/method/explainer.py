@@ -145,6 +145,10 @@ class SunyExplainer:
             raise ValueError(f"{players} players are too many for estimator=exact (at most {EXACT_LIMIT}): use sampled")
         return self
 
+    @property
+    def needs_layer(self) -> bool:
+        return self.cause != "region"
+
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the orders, where they are sampled."""
         explained = [

@@ -94,6 +94,10 @@ class FieldExplainer:
             raise ValueError(f"block={self.block} is larger than the image of tiles={self.tiles}")
         return self
 
+    @property
+    def needs_layer(self) -> bool:
+        return self.prior == "cam"
+
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the coalitions."""
         explained = [self._one(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from suny import Suny
+from suny import Suny, explain, score
 from suny.classifiers.copies import own_copy
 from suny.classifiers.engine import Engine
 from suny.errors import UserError
@@ -53,6 +53,8 @@ def test_a_single_image_and_half_precision() -> None:
         (IMAGES[:0], "nothing to explain"),
         (IMAGES[None], r"\(1, 2, 3, 16, 16\).*volumes"),
         (IMAGES[0, 0], r"shape \(16, 16\)"),
+        (IMAGES.detach().to_sparse(), r"layout torch\.sparse_coo on cpu: give a dense tensor"),
+        (IMAGES.detach().to("meta"), r"layout torch\.strided on meta: give a dense tensor with values"),
         (IMAGES.tolist(), "images are a list"),
         (None, "images are a NoneType"),
         (IMAGES[:, :1], r"first image, float32 \(1, 1, 16, 16\): its first convolution \(conv\) takes 3 channels"),
@@ -321,3 +323,50 @@ def test_networks_compiled_by_torch_jit(network: nn.Module) -> None:
 def test_what_is_around_a_network_is_taken_off() -> None:
     assert torch.equal(values(nn.DataParallel(SmallNet()), layer="module.relu"), EXPECTED)
     assert torch.equal(values(torch.compile(SmallNet(), backend="eager"), layer="relu"), EXPECTED)  # type: ignore[arg-type]
+
+
+class NoClasses(SmallNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :0]
+
+
+def lazy() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(nn.LazyConv2d(3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (SmallNet().to("meta"), r"the network's conv\.weight is on the meta device and has no values"),
+        (lazy(), r"the network's 0\.weight is not initialised"),
+        (NoClasses(), r"outputs of shape \(1, 0\): there is no class"),
+    ],
+)
+def test_networks_without_values_or_classes(network: nn.Module, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Suny(network)(IMAGES, 0)
+    with pytest.raises(UserError, match=said):
+        explain(network, IMAGES, method="center")
+
+
+class Squashed(SmallNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+def test_outputs_are_said_to_every_function_of_the_library() -> None:
+    """A network of probabilities has the maps and scores of the one of logits; without the word it is refused."""
+    images, settings = IMAGES.detach(), {"method": "rise", "masks": 8, "progress": False}
+    for call in (lambda: explain(Squashed(), images, **settings), lambda: score(Squashed(), images, torch.rand(2, 16, 16))):
+        with pytest.raises(UserError, match="say output=probability"):
+            call()
+    said = explain(Squashed(), images, output="probability", **settings)
+    usual = explain(SmallNet(), images, **settings)
+    torch.testing.assert_close(said.saliency, usual.saliency, rtol=1e-5, atol=1e-6)
+    rows = [score(net, images, one, points=3, progress=False) for net, one in ((Squashed(), said), (SmallNet(), usual))]
+    for column in ("prob", "deletion", "insertion"):
+        np.testing.assert_allclose(rows[0][column], rows[1][column], rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="output=banana is unknown"):
+        explain(SmallNet(), images, output="banana")  # type: ignore[arg-type]

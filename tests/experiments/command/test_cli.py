@@ -86,7 +86,7 @@ def test_a_cell_as_other_tools_read_it(cli: Cli, mini: Path, tmp_path: Path) -> 
     }  # fmt: skip
     assert card["versions"]["torch"] == torch.__version__
     assert {k: card["columns"]["deletion"][k] for k in ("metric", "version", "unit", "reference")} == {
-        "metric": "Deletion", "version": 1, "unit": "mean softmax probability",
+        "metric": "Deletion", "version": 1, "unit": "mean p",
         "reference": "Petsiuk et al., RISE, BMVC 2018, section 4.2",
     }  # fmt: skip
     assert card["identity"]["images"]["count"] == 4
@@ -604,6 +604,25 @@ def test_a_mistake_of_all_cells_is_told_once(cli: Cli, tmp_path: Path) -> None:
     error, count = ended.err.splitlines()
     assert error.startswith("error: dataset 'ilsvrc2012' needs its folder: ")
     assert count == "failed: 36 of 36 jobs with the same error"
+
+
+@pytest.mark.parametrize("launcher", [(), pytest.param(("hydra/launcher=joblib",), marks=pytest.mark.whole)])
+def test_a_note_of_all_cells_is_told_once(cli: Cli, tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    for folder in ("cat", "empty"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "data" / "cat" / "a.png")
+    arguments = ("-m", *FAST, "seed=0,1", "method=center,random", "dataset=imagefolder", f"dataset.root={tmp_path / 'data'}")
+    ended = cli(*arguments, *launcher, f"results_dir={tmp_path / 'r'}")
+    assert ended.code == 0, ended.err
+    lines = ended.err.splitlines()
+    said = "1 folder (first: 'empty') without images counts as a class"
+    text = f"{said}, as in torchvision's ImageFolder"
+    assert [line for line in lines if line.startswith(f"note: {said}")] == [f"note: {text}"]
+    assert f"noted: 4 of 4 jobs with the same note ({text[:60]} ...)" in lines
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == len(set(notes))
+    alone = cli(*arguments[3:], "seed=0", "method=center", f"results_dir={tmp_path / 'other'}")
+    assert "noted: " not in alone.err
 
 
 def test_several_mistakes_are_told_once_each(cli: Cli, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from suny.images.cub import Cub
 from suny.images.dataset import ImageList, Sample, set_apart
 from suny.images.imagefolder import ImageFolder
 from suny.images.view import View
-from tests.conftest import ROOT, SPECIES, Cli, Ended, engine_for, noise, only_error, small_birds
+from tests.conftest import ROOT, SPECIES, Cli, Ended, SmallNet, engine_for, noise, only_error, small_birds
 from tests.gates import Gate
 
 VIEW = View(resize=40, crop=32, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(1.0, 0.9, 0.8))
@@ -294,7 +294,6 @@ def test_augmented_images_do_not_depend_on_workers_or_their_mates(tmp_path: Path
 
 
 def test_outputs_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.conftest import SmallNet
 
     monkeypatch.setattr(batches, "_SHARD", 4)
     images = Cub(name="cub", root=str(small_birds(tmp_path)), split="test").load()
@@ -323,6 +322,18 @@ def test_outputs_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert forwards(seed=1) == 12
     assert forwards(view, replace(images, samples=images.samples[1:])) == 11
     assert len(list((tmp_path / "caches").iterdir())) == 4
+
+    # what weights do not show: how outputs are read, and how layers compute
+    for reading in ("sigmoid", "binary"):
+        other = Engine(SmallNet(1).eval(), "relu", (16, 16), batch_size=4, reading=reading)
+        expected = torch.cat([other.logits(view(Image.open(s.path))[None]) for s in images.samples])
+        torch.testing.assert_close(passed(other), expected, rtol=1e-5, atol=1e-6)
+    dilated = SmallNet().eval()
+    dilated.conv.dilation = (2, 2)
+    other = engine_for(dilated, 16, "relu")
+    expected = torch.cat([other.logits(view(Image.open(s.path))[None]) for s in images.samples])
+    torch.testing.assert_close(passed(other), expected, rtol=1e-5, atol=1e-6)
+    assert (expected - passed(engine)).abs().max() > 0.01
 
 
 # the command

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+import yaml
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
@@ -317,8 +318,34 @@ def test_a_foreign_file_gets_the_usual_value_and_a_note(tmp_path: Path) -> None:
         assert torch.equal(source.network.eval()(images), network(images))
     (note,) = source.notes
     assert "does not say whether googlenet transforms its input: it does here" in note
+    assert source.implied == {"transform_input": True}
     told = model("googlenet", checkpoint=str(tmp_path / "own.pth"), options={"transform_input": False}).source()
-    assert (told.network.transform_input, told.notes) == (False, ())
+    assert (told.network.transform_input, told.notes, told.implied) == (False, (), {})
+    said = model("googlenet", checkpoint=str(tmp_path / "own.pth"), options={"transform_input": True}).source()
+    assert (said.network.transform_input, said.implied) == (True, {})  # the configuration has it
+
+
+def test_arguments_that_weights_imply_are_part_of_a_cell(cli: Cli, tmp_path: Path) -> None:
+    """Networks of the same weights that compute something else are cells of their own; for others nothing is added."""
+    options = {"weights": None, "init_weights": False, "aux_logits": False, "num_classes": 3}
+    network = torchvision.models.get_model("googlenet", **options)
+    torch.nn.init.constant_(network.fc.bias, -1.0)  # random logits could be taken for probabilities
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    words = ["dataset=causal_shapes", "dataset.count=1", "method=center", "metrics=deletion", "points=3", "model=googlenet"]
+    words += [f"model.checkpoint={tmp_path / 'own.pth'}", "model.crop=64", "model.resize=64", f"results_dir={tmp_path / 'r'}"]
+
+    def identity(*more: str) -> dict[str, Any]:
+        before = set(tmp_path.rglob("card.yaml"))
+        assert cli(*words, *more).code == 0
+        (card,) = set(tmp_path.rglob("card.yaml")) - before
+        return yaml.safe_load(card.read_text())["identity"]
+
+    implied, plain = identity(), identity("++model.options.transform_input=false")
+    assert implied["weights"] == plain["weights"]
+    assert implied["options"] == {"transform_input": True}
+    assert "options" not in plain
+    other = identity("model=resnet18", "model.checkpoint=null", "model.weights=random")
+    assert "options" not in other
 
 
 def test_a_foreign_vit_says_the_size_of_its_images_by_its_shapes(tmp_path: Path) -> None:

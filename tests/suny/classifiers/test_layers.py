@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from suny import Suny
-from suny.classifiers.classifier import Model, Source, finish
+from suny.classifiers.classifier import Classifier, Model, Source, finish
 from suny.classifiers.engine import Engine
 from suny.classifiers.layers import CHANNELS_FIRST, CHANNELS_LAST, Layout, find_layers
 from suny.errors import UserError
@@ -158,20 +160,63 @@ def test_tokens_lie_row_after_row() -> None:
     assert torch.equal(layout.output(maps, beside), tokens)
 
 
-def own(network: nn.Module, side: int = 28, **keys: object) -> Model:
+def own(network: nn.Module, side: int = 28, **keys: object) -> Classifier:
     view = View(resize=side, crop=side, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
-    return finish(Model(name="own", **keys), Source(network, view, None))  # type: ignore[arg-type, return-value]
+    return finish(Model(name="own", **keys), Source(network, view, None))  # type: ignore[arg-type]
 
 
-def test_on_the_command_line_what_is_no_usual_map_is_asked_for() -> None:
-    with pytest.raises(
-        UserError, match=r"model\.target_layer=2 is no layer of own.*channels last\. Say model\.reshape=channels_last"
-    ):
-        own(two_layouts(), target_layer="2")
-    asked = own(two_layouts(), target_layer="2", reshape="channels_last")
-    assert asked.layout == CHANNELS_LAST  # type: ignore[attr-defined]
-    default = own(Vit(), side=16)
-    assert (default.target_layer, default.layout.reshape) == ("norms.1", "tokens")  # type: ignore[attr-defined]
+@pytest.mark.parametrize("keys", [{}, {"reshape": "channels_last"}, {"reshape": "tokens"}])
+def test_channels_last_are_found_on_the_command_line_as_in_the_library(keys: dict[str, object]) -> None:
+    """Engines at the layer before its permutation and behind it have the same activation."""
+    last, first = (own(two_layouts(), target_layer=layer, **keys) for layer in ("2", "3"))
+    assert (last.layout, first.layout) == (CHANNELS_LAST, CHANNELS_FIRST)
+    assert (last.no_layer, first.no_layer) == ("", "")
+    image = noise(1, 3, 28, 28)
+    one, other = (Engine.of(classifier).activations(image)[0] for classifier in (last, first))
+    assert one.shape == (1, 7, 7, 7)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_tokens_of_a_named_layer_are_asked_for() -> None:
+    named = own(Vit(), side=16, target_layer="norms.1")
+    assert named.target_layer is None
+    assert "target_layer=norms.1 is no layer of own with a feature map" in named.no_layer
+    assert "tokens. Say model.reshape=tokens to take it as maps" in named.no_layer
+    asked, default = own(Vit(), side=16, target_layer="norms.1", reshape="tokens"), own(Vit(), side=16)
+    for one in (asked, default):
+        assert (one.target_layer, one.layout.reshape, one.no_layer) == ("norms.1", "tokens", "")
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: own(mlp()), "the network has no layer with a feature map as output"),
+        (lambda: own(mlp(), target_layer="1"), r"model\.target_layer=1 is no layer of own with a feature map"),
+        (lambda: own(Vit(), target_layer="norms.1"), r"Say model\.reshape=tokens"),
+    ],
+)
+def test_without_a_layer_what_takes_whole_passes_works(made: Callable[[], Classifier], said: str) -> None:
+    classifier, image = made(), noise(1, 3, 28, 28)
+    engine = Engine.of(classifier)
+    with torch.no_grad():
+        expected = classifier.network(image).softmax(1)
+    torch.testing.assert_close(engine.probabilities(image), expected)
+    assert engine.input_gradient(image, 1).shape == image.shape
+    assert engine.randomised(0).probabilities(image).shape == (1, 3)
+    for asked in (engine, engine.randomised(0)):
+        for use in (asked.activations, lambda x, e=asked: e.activation_gradient(x, torch.tensor([0]))):
+            with pytest.raises(UserError, match=rf"{said}.*need no layer: rise, occlusion, suny_region"):
+                use(image)
+
+
+def test_a_layer_that_does_not_exist_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"model\.target_layer=5 is no layer of own"):
+        own(mlp(), target_layer="5")
 
 
 @pytest.mark.parametrize(

@@ -406,3 +406,19 @@ def test_generated_images_go_where_the_generator_wrote_before(tmp_path: Path) ->
 def test_class_names_of_imagenet_are_no_hidden_names() -> None:
     assert not any(is_hidden(name) for name in imagenet_classes())
     assert not any(is_hidden(os.fsdecode(name)) for name in (b"caf\xe9.jpg", b"a.DS_Store"))
+
+
+def test_links_in_circles_and_links_to_nowhere(tmp_path: Path) -> None:
+    """A link to the folder itself makes images of one class no images of another, and a lost class folder is said."""
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / "a.png")
+    (tmp_path / "data" / "cat" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "eel").symlink_to(tmp_path / "nowhere")
+    found = ImageFolder(name="imagefolder", root=str(tmp_path / "data")).load()
+    assert [(s.image, s.label) for s in found.samples] == [("cat/a", 0), ("dog/a", 1)]
+    assert found.notes == ("1 link (first: 'eel') left out: nothing lies where it leads",)
+    (tmp_path / "data" / "self").symlink_to(tmp_path / "data")
+    again = ImageFolder(name="imagefolder", root=str(tmp_path / "data")).load()
+    assert [(s.image, s.label) for s in again.samples] == [("cat/a", 0), ("dog/a", 1)]
+    assert "1 folder (first: 'self') without images counts as a class" in again.notes[0]
