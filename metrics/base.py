@@ -288,8 +288,8 @@ def measure(metric: Metric, case: Case, image: str) -> Any:
     if value is None:
         return None
     where = f"metric '{metric.name}' of {place_of(type(metric))}, image {image}"
-    if getattr(metric, "has_curve", False):
-        case.curves[metric.name] = _checked_curve(case.curves.get(metric.name), where)
+    if metric.name in case.curves:
+        case.curves[metric.name] = _checked_curve(case.curves[metric.name], where)
     if hasattr(metric, "summarise"):
         try:
             json.dumps(value)
@@ -313,7 +313,7 @@ def _checked_curve(curve: Any, where: str) -> tuple[list[float], list[float]]:
     """A curve as two lists of floats.
 
     Raises:
-        UserError: there is none, or it is no two lists of equally many numbers.
+        UserError: it is no two lists of equally many numbers.
     """
     try:
         values, fractions = ([float(number) for number in numbers] for numbers in curve)
@@ -321,8 +321,8 @@ def _checked_curve(curve: Any, where: str) -> tuple[list[float], list[float]]:
         values, fractions = [], [0.0]
     if len(values) != len(fractions):
         raise UserError(
-            f"{where}: its class says has_curve, and measure left {_short(curve)} in case.curves under its name: put "
-            "(values, fractions of pixels) there, two lists of equally many numbers."
+            f"{where}: measure left {_short(curve)} in case.curves under its name: put (values, fractions of pixels) there, "
+            "two lists of equally many numbers."
         )
     return values, fractions
 
