@@ -336,12 +336,13 @@ def without_records(result: Result, names: Iterable[str]) -> Result:
     return light
 
 
-def read_results(folder: Path) -> list[Result]:
+def read_results(folder: str | Path) -> list[Result]:
     """All cells with a record at any depth below a folder, sorted by path; of copies of a cell the fullest.
 
     Raises:
         UserError: no such folder, no cell in it, or a damaged card.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"results_dir={folder} is no folder: compute something first (python run.py), or give another one.")
     cells: dict[str, list[Result]] = {}

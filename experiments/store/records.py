@@ -242,7 +242,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Turns a failure to write into a line that says what to do; what was written before stays.
 
     Raises:
-        UserError: that line, or one that refuses a folder of data (:mod:`experiments.store.data_folders`).
+        UserError: that line, or one that refuses a folder of data (:mod:`experiments.command.data_folders`).
     """
     data_folders.refuse(folder)
     try:

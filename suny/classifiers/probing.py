@@ -9,7 +9,7 @@ from suny.classifiers.outputs import class_rows
 from suny.errors import UserError
 
 # Inputs of noise beside the image: logits leave [0, 1] for one of these scales, probabilities for none.
-_SCALES = (0.0, 1.0, 10.0, -10.0, 100.0)
+_SCALES = (0.0, 1.0, 10.0, -10.0, 100.0, 1e4, -1e4)
 
 
 def rows_of(network: nn.Module, image: Tensor, rows: Tensor) -> Tensor:

@@ -169,7 +169,8 @@ def test_everything_that_is_written_lies_in_the_cells_folder(cli: Cli, tmp_path:
 
 
 def test_a_list_may_name_an_image_that_begins_with_dots(cli: Cli, tmp_path: Path) -> None:
-    birds = bird_lists(tmp_path, "001.A/..hidden.png")
+    (tmp_path / "data").mkdir()
+    birds = bird_lists(tmp_path / "data", "001.A/..hidden.png")
     (birds / "images" / "001.A").mkdir()
     Image.new("RGB", (70, 70), "red").save(birds / "images" / "001.A" / "..hidden.png")
     ended = cli(*FAST, "dataset=cub", f"dataset.root={birds}", f"results_dir={tmp_path / 'r'}", "maps=true", "pictures=9")

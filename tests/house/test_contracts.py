@@ -155,8 +155,8 @@ def test_a_metric_has_the_name_of_its_file() -> None:
     [
         ({"low": 1.0}, "low=1.0, high=1.0: give two numbers, low < high"),
         ({"higher_is_better": "yes"}, "higher_is_better='yes': give True, False, or None"),
-        ({"needs": frozenset({"depth"})}, "give a set of boxes, parts,"),
-        ({"needs": "boxes"}, "give a set of boxes, parts,"),
+        ({"needs": frozenset({"depth"})}, "give a set of boxes, masks, parts,"),
+        ({"needs": "boxes"}, "give a set of boxes, masks, parts,"),
     ],
 )
 def test_what_a_metric_says_wrongly(monkeypatch: pytest.MonkeyPatch, says: dict[str, Any], said: str) -> None:

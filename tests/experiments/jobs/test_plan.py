@@ -41,7 +41,7 @@ def test_passes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "experiment" / "table1.yaml").write_text(
         "hydra: {sweeper: {params: {model: resnet18, method: 'gradcam,rise'}}}"
     )
-    monkeypatch.setattr(planning, "CONF", tmp_path)
+    monkeypatch.setattr(planning, "conf_file", lambda group, name: tmp_path / group / f"{name}.yaml")
     register_torchvision(["model=resnet18"])
     cells, flops = planning.count_passes(["table1"], torch.device("cpu"))
     assert flops["resnet18"] == pytest.approx(2 * 1.814e9, rel=0.01)  # torchvision's figure, in multiplications and additions

@@ -208,7 +208,8 @@ def test_a_failed_shard_is_told_at_once_and_repaired(
         broken.setattr(Cell, "record", failing)
         ended = cli(*arguments)
     assert ended.code == 2
-    told = [line for line in ended.err.replace("\r", "\n").splitlines() if not line.startswith("note: ") and "img" not in line]
+    lines = ended.err.replace("\r", "\n").splitlines()
+    told = [line for line in lines if not line.startswith(("note: ", "noted: ")) and "img" not in line]
     incomplete = f"incomplete: 7 of 10 images are recorded: {cell_of(tmp_path)}; the same command continues."
     assert [t.strip() for t in told if t.strip()] == ["error: a lack of luck", incomplete, "failed: shard.index=1"]
     assert ended_before == [0, 0, 0, 0, 1, 2, 2, 2]

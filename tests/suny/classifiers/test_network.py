@@ -367,11 +367,11 @@ def test_the_default_layer_is_no_pooling_nor_ends_in_one(arch: str, layer: str) 
     assert torchvision_model(name=arch, arch=arch, weights="random").build().target_layer == layer
 
 
-def test_maps_with_channels_last_are_no_target_layers() -> None:
+def test_maps_with_channels_last_are_found() -> None:
     model = torchvision_model(name="swin_t", arch="swin_t", weights="random")
     assert model.build().target_layer == "permute"
-    with pytest.raises(UserError, match=r"model\.target_layer=features\.7 is no layer"):
-        torchvision_model(name="swin_t", arch="swin_t", weights="random", target_layer="features.7").build()
+    named = torchvision_model(name="swin_t", arch="swin_t", weights="random", target_layer="features.7").build()
+    assert (named.target_layer, named.layout.reshape) == ("features.7", "channels_last")
 
 
 @pytest.mark.parametrize("arch", ["densenet121", "googlenet"])
