@@ -7,6 +7,7 @@ colour square, and the overlay; of several methods (``method=suny,gradcam``, or 
     out=FILE       the picture; default: <image>-<method>.png in the current folder
     arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
                    methods saliency-<method>)
+    colours=published   necessity in blue instead of cyan, as in earlier pictures; default: even
 
 All others are those of run.py: method=, model=, model.checkpoint=, device=, seed=, ...
 """
@@ -24,6 +25,7 @@ from experiments.command import configuration as config
 from experiments.command.options import Names, OptionalPlace, parse, refuse_flags, split, wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.records import writing
+from suny.bivariate import Colours
 from suny.configured import configured
 from suny.errors import UserError
 
@@ -36,6 +38,7 @@ class Options:
     out: OptionalPlace = None
     arrays: OptionalPlace = None
     method: Names = ()
+    colours: Colours = "even"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             if len(runs) == 1:
-                save_picture(out, image.visible, explanations[name], image.caption)
+                save_picture(out, image.visible, explanations[name], image.caption, options.colours)
             else:
-                save_grid(out, image.visible, explanations, image.caption)
+                save_grid(out, image.visible, explanations, image.caption, options.colours)
         except ValueError as error:
             raise UserError(f"out={out}: {error}.") from error
     print(f"picture: {out}")

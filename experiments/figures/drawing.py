@@ -32,11 +32,11 @@ from experiments.tables.comparisons import Comparison, compare_columns
 from experiments.tables.text import FEWEST, arrow, limits, p_value
 from metrics.sanity import CONTROLS
 from metrics.statistics import Entry, mean_band
-from suny.bivariate import bivariate
+from suny.bivariate import Colours
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
 from suny.images.decode import decode
-from suny.plots import common_scale, draw_legend, drawable, heat, over
+from suny.plots import draw_legend, drawable, heat, over, overlay
 from suny.seeds import image_seed
 
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white
@@ -71,7 +71,9 @@ def styles(rows: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, strips: int = 0) -> dict[str, Callable[[], Any]]:
+def figures(
+    results: Sequence[Result], root: str | None = None, rows: int = 6, strips: int = 0, colours: Colours = "even"
+) -> dict[str, Callable[[], Any]]:
     """The figures that can be drawn from the results, by name; each is a function that returns it."""
     drawings: dict[str, Callable[[], Any]] = {}
 
@@ -87,8 +89,8 @@ def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, s
     for block in blocks(results, list(dict.fromkeys(m for r in results for m in r.measures))):
         cells = _with_maps(block)
         if cells:
-            add(file_name("methods", block), grid, cells, root, rows)
-            drawings["colour_square"] = colour_square
+            add(file_name("methods", block), grid, cells, root, rows, colours)
+            add("colour_square", colour_square, colours)
     for block in blocks(results, ["sanity"]):
         add(file_name("sanity", block), sanity, block)
         if strips:
@@ -167,7 +169,7 @@ def plane(block: Block) -> Any:
     return figure
 
 
-def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
+def grid(cells: Sequence[Result], root: str | None, rows: int, colours: Colours = "even") -> Any:
     """The first images of a cell with every method's map: of two-sided methods both sides in colours, of others a heat map."""
     images = images_of(cells[0], root)
     stored = [(i, {c.row: m for c in cells if (m := maps_of(c, i)) is not None}) for i in list(cells[0].records)[:rows]]
@@ -186,16 +188,16 @@ def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
         line[0].set_title(f"{drawable(name)}, p {cells[0].records[image]['prob']:.2f}", fontsize=6, loc="left")
         for axis, cell in zip(line[1:], cells, strict=True):
             if cell.row in maps:
-                axis.imshow(over(photo, *_coloured(maps[cell.row])))
+                axis.imshow(overlay(photo, maps[cell.row], colours))
     more = f" (no photographs: {images.why})" if images.why else ""
     figure.suptitle(f"{cells[0].dataset} / {cells[0].model}{more}", fontsize=8)
     return figure
 
 
-def colour_square() -> Any:
+def colour_square(colours: Colours = "even") -> Any:
     """The legend of the two-dimensional map."""
     figure, axes = _axes(1, 1, 1.8, 1.8)
-    draw_legend(axes[0, 0])
+    draw_legend(axes[0, 0], colours)
     axes[0, 0].grid(False)
     return figure
 
@@ -341,13 +343,6 @@ def _cliques(places: NDArray[np.float64], width: float) -> list[tuple[int, int]]
     runs = [(first, int(np.flatnonzero(places - places[first] <= width)[-1])) for first in range(len(places))]
     runs = [(first, last) for first, last in runs if last > first]
     return [r for at, r in enumerate(runs) if not any(o[0] <= r[0] and r[1] <= o[1] for o in runs[:at])]
-
-
-def _coloured(maps: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if {"necessity", "sufficiency"} <= set(maps):
-        n, s = common_scale(maps["necessity"], maps["sufficiency"])
-        return bivariate(n, s), np.maximum(n, s)
-    return heat(maps["saliency"])
 
 
 def _with_maps(block: Block) -> list[Result]:

@@ -19,7 +19,8 @@ from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.comparisons import compare_columns
 from metrics.statistics import mean_band
-from suny.bivariate import bivariate, legend
+from suny.bivariate import legend
+from suny.plots import HEAT, two_sided
 from tests.cells import write_cell
 
 RAMP = np.kron(np.linspace(0, 1, 64).reshape(8, 8), np.ones((28, 28)))  # of the size of the network's view
@@ -111,8 +112,8 @@ def test_the_method_grid_without_photographs(results: Path) -> None:
     assert [a.get_title() for a in figure.axes[:4]] == ["", "gradcam", "suny", "center"]
     assert all(len(a.images) == 1 for a in figure.axes)
     both = figure.axes[2].images[0].get_array()
-    alpha = 0.25 + 0.6 * np.maximum(RAMP, RAMP[::-1])[..., None]
-    np.testing.assert_allclose(both, (1 - alpha) * 0.5 + alpha * bivariate(RAMP, RAMP[::-1]), atol=1e-6)
+    grey = np.full((*RAMP.shape, 3), 0.5)
+    np.testing.assert_allclose(both, two_sided(grey, RAMP, RAMP[::-1]), atol=1e-6)
 
 
 def test_an_ablation_with_intervals(results: Path) -> None:
@@ -177,7 +178,7 @@ def test_colours_differ_for_colour_blind_readers(kind: str) -> None:
 
 
 def test_maps_read_in_grey() -> None:
-    heat = plt.get_cmap("inferno")(np.linspace(0, 1, 64))[:, :3]
+    heat = plt.get_cmap(HEAT)(np.linspace(0, 1, 64))[:, :3]
     assert (np.diff(rgb2lab(heat)[:, 0]) > 0).all()
     square = rgb2lab(legend())[..., 0]
     assert (np.diff(square, axis=1) > 0).all()  # more sufficiency is lighter
