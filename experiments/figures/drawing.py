@@ -44,15 +44,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-# Fonts of type 42 are embedded as they are, so that a PDF's text can be searched and edited.
+# Fonts of type 42 are embedded as they are, and an SVG keeps its text, so that both can be searched and edited.
+# Without a fixed salt the ids in an SVG would differ each time.
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "legend.fontsize": 7,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "suny",
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
+
+# What matplotlib must leave out for a file without a date.
+_UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 _CURVES = {
     "deletion": ("pixels removed", "p"),
@@ -108,13 +114,13 @@ def styled() -> Any:
     return plt.rc_context(_STYLE)
 
 
-def save(figure: Any, path: Path) -> None:
-    """Writes PATH.pdf and PATH.png."""
+def save(figure: Any, path: Path, kinds: Sequence[str] = ("pdf", "png")) -> None:
+    """Writes PATH.pdf and PATH.png, or files of other kinds (svg); the same records give the same file."""
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # without a date, so that the same records give the same file
-        figure.savefig(path.with_name(path.name + ".pdf"), metadata={"CreationDate": None})
-        figure.savefig(path.with_name(path.name + ".png"), dpi=150)
+        for kind in kinds:
+            dpi = 150 if kind == "png" else "figure"
+            figure.savefig(path.with_name(f"{path.name}.{kind}"), dpi=dpi, metadata=_UNDATED.get(kind))
     plt.close(figure)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.store.reading import BASELINE, CONTROL, Result, numbers
 from experiments.tables.columns import Block, Column, blocks
+from experiments.tables.differences import Difference
 from experiments.tables.render import as_csv
 from experiments.tables.specs import SPECS
 from experiments.tables.text import bounds, limits, number, p_value, table
@@ -35,6 +36,11 @@ class Comparison:
     differences: dict[str, Entry]
     ranked: list[str]
     ranks: Entry | None
+
+    def lines(self) -> list[Difference]:
+        """The differences as a plot or a table of paired differences takes them."""
+        measure = self.column.measure
+        return [Difference(row, self.column.title, measure.higher_is_better, e) for row, e in self.differences.items()]
 
 
 def compare_columns(results: Sequence[Result]) -> list[Comparison]:
