@@ -35,7 +35,7 @@ OUTLINED, CASING = 0.5, 0.3
 # A side whose largest value is below this share of the other's is said to be near 0.
 WEAK = 0.1
 # Rec. 709
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
+LUMA = np.array([0.2126, 0.7152, 0.0722])
 
 
 def common_scale(necessity: NDArray[Any], sufficiency: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -62,7 +62,7 @@ def over(photo: Floats, colour: Floats, strength: Floats) -> Floats:
         colour: of the map, (H, W, 3).
         strength: of the map, (H, W) in [0, 1]; it covers up to OPACITY, which it reaches at FULL.
     """
-    grey = (photo @ _LUMA)[..., None]
+    grey = (photo @ LUMA)[..., None]
     alpha = OPACITY * np.clip(strength / FULL, 0, 1)[..., None]
     return np.clip((1 - alpha) * grey + alpha * colour, 0, 1)
 

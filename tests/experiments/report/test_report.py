@@ -19,8 +19,11 @@ from PIL import Image
 
 from experiments.command.program import guarded
 from experiments.report import __main__ as command
+from experiments.report import gallery as images_page
 from experiments.report import page as report
 from experiments.store.reading import read_results
+from suny import plots
+from suny.bivariate import bivariate
 from tests.cells import change_record, write_cell
 from tests.gates import HANG
 
@@ -28,6 +31,9 @@ SCRIPT = "</script><script>document.title='broken'</script>"
 HOSTILE = f"<img src=x onerror=document.title='broken'>{SCRIPT}&amp;\u2028"
 
 CLASSES = ("cat", HOSTILE.replace("/", "|"))  # a folder's name has no slash
+
+# the stored ramp of eight columns as it is seen, bilinear: its ends are the middles of the outer columns
+RAMP = np.interp(np.clip((np.arange(224) + 0.5) / 28 - 0.5, 0, 7), np.arange(8), np.linspace(1, 0, 8))
 
 # p while the 0, 50, 100 % most salient pixels are removed: .8 * (1 - N); or alone kept: .8 * S
 NECESSITY = [0.0, 0.5, 1.0]
@@ -96,10 +102,13 @@ def test_the_page_holds_everything_and_needs_nothing(tmp_path: Path) -> None:
     one = images[0]
     assert one["photo"].startswith("data:image/jpeg;base64,")
     assert [sorted(m) for m in one["maps"]] == [
-        ["kept", "rank", "removed", "substrate"],
-        ["both", "kept", "rank", "removed", "substrate"],
-        ["kept", "rank", "removed", "substrate"],
+        ["kept", "levels", "rank", "removed", "substrate"],
+        ["kept", "rank", "removed", "sides", "substrate", "weak"],
+        ["kept", "levels", "rank", "removed", "substrate"],
     ]
+    levels = np.frombuffer(base64.b64decode(one["maps"][0]["levels"]), np.uint8)
+    # rank k begins where k / 256 of the pixels, which are columns of the falling ramp, are more salient
+    np.testing.assert_allclose(levels, 255 * RAMP[np.arange(256) * 224 // 256], atol=0.51)
     assert gallery["grids"] == [[0.0, 0.5, 1.0]]
     assert one["maps"][0]["removed"]["p"] == [0.8, 0.4, 0.0]
     assert one["maps"][0]["kept"]["p"] == [0.0, 0.2, 0.8]
@@ -126,17 +135,17 @@ def test_texts_of_the_data_set_are_no_markup(tmp_path: Path) -> None:
 
 def test_ranks_by_hand() -> None:
     saliency = np.array([[0.1, 0.4], [0.3, 0.2]])
-    np.testing.assert_array_equal(report._rank(saliency, 2), [[192, 0], [64, 128]])
-    np.testing.assert_array_equal(report._rank(np.kron(saliency, np.ones((2, 2))), 2) // 64, [[3, 0], [1, 2]])
-    np.testing.assert_array_equal(report._rank(saliency, 4)[::2, ::2], [[192, 0], [64, 128]])
+    np.testing.assert_array_equal(images_page._rank(saliency, 2), [[192, 0], [64, 128]])
+    np.testing.assert_array_equal(images_page._rank(np.kron(saliency, np.ones((2, 2))), 2) // 64, [[3, 0], [1, 2]])
+    np.testing.assert_array_equal(images_page._rank(saliency, 4)[::2, ::2], [[192, 0], [64, 128]])
 
 
 def test_maps_that_differ_disagree() -> None:
     up, down = np.arange(9), np.arange(9)[::-1]
-    assert report._disagreement([up, up]) == pytest.approx(0)
-    assert report._disagreement([up, down]) == pytest.approx(2)
-    assert report._disagreement([up, up, down]) == pytest.approx(1 - (1 - 1 - 1) / 3, abs=1e-4)
-    assert report._disagreement([up, np.zeros(9)]) is None
+    assert images_page._disagreement([up, up]) == pytest.approx(0)
+    assert images_page._disagreement([up, down]) == pytest.approx(2)
+    assert images_page._disagreement([up, up, down]) == pytest.approx(1 - (1 - 1 - 1) / 3, abs=1e-4)
+    assert images_page._disagreement([up, np.zeros(9)]) is None
 
 
 def test_results_without_maps_curves_and_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +158,7 @@ def test_results_without_maps_curves_and_photographs(tmp_path: Path, capsys: pyt
     note = data["galleries"][0]["note"]
     for said in ("The first 2 of 3 images.", "No photographs: the data set has changed", "maps=true", "curves=true"):
         assert said in note
-    assert images == [{"photo": None, "maps": [{}]}] * 2
+    assert images == [{"photo": None, "boxes": [], "maps": [{}]}] * 2
     assert data["galleries"][0]["images"][1]["failures"] == ["unreadable"]
 
 
@@ -202,7 +211,7 @@ def opened(browser: Any, page: Path, **options: Any) -> Iterator[Any]:
     tab.set_default_timeout(1000 * HANG)
     tab.goto(page.as_uri())
     tab.evaluate("document.getElementById('images').scrollIntoView()")
-    until(tab, "document.querySelectorAll('.card')[0].querySelectorAll('button.tile canvas').length == 3")
+    until(tab, "document.querySelectorAll('.card')[0].querySelectorAll('.tile .open canvas').length == 3")
     yield tab
     assert tab.title() == "Visual explanations: report"  # no text of the data set has run
     context.close()
@@ -218,7 +227,7 @@ def until(tab: Any, condition: str) -> None:
 
 
 def first_column(tab: Any) -> list[str]:
-    return tab.locator("#tables table").first.locator("tbody tr td:first-child").all_inner_texts()
+    return tab.locator("#tables table").first.locator("tbody tr th").all_inner_texts()
 
 
 def test_tables_sort(tab: Any) -> None:
@@ -260,45 +269,68 @@ def test_filters(tab: Any) -> None:
     assert "6 of 6" in tab.inner_text("#count")
 
 
-def pixel(tab: Any, x: float, y: float = 0.5, tile: int = 1) -> list[int]:
-    """Colour of a place of a tile of the first card."""
+def pixel(tab: Any, x: float, y: float = 0.5, canvas: int = 1) -> list[int]:
+    """Colour of a place of a canvas of the first card; the first one is the photograph."""
     return tab.evaluate(
-        """([tile, x, y]) => { const c = document.querySelectorAll(".card canvas")[tile];
+        """([canvas, x, y]) => { const c = document.querySelectorAll(".card canvas")[canvas];
         return [...c.getContext("2d").getImageData(x * c.width, y * c.height, 1, 1).data].slice(0, 3); }""",
-        [tile, x, y],
+        [canvas, x, y],
     )
 
 
-def test_the_slider_removes_and_keeps(tab: Any) -> None:
-    tile = tab.locator(".card").first.locator("button.tile").first
-    photo = pixel(tab, 0.25, tile=0)
-    tab.check("input[value=removed]")
+def test_the_slider_removes_and_keeps_side_by_side(tab: Any) -> None:
+    tile = tab.locator(".card").first.locator(".tile .open").first
+    photo = pixel(tab, 0.25, canvas=0)
+    tab.check("input[value=area]")
     tab.locator("#area").fill("50")
-    until(tab, "document.querySelector('.card button.tile').innerText.includes('p 0.400')")
+    until(tab, "document.querySelector('.card .open').innerText.includes('removed: p 0.400')")
+    assert "kept: p 0.200" in tile.inner_text()
     grey = tab.evaluate("data.galleries[0].fill")
     assert grey == [128, 128, 128]
     assert pixel(tab, 0.25) == grey  # the left half is gone
     assert pixel(tab, 0.75) == pytest.approx(photo, abs=3)
-    tab.check("input[value=kept]")
-    until(tab, "document.querySelector('.card button.tile').innerText.includes('p 0.200')")
-    assert pixel(tab, 0.25) == pytest.approx(photo, abs=3)
-    assert pixel(tab, 0.75) == grey
+    assert pixel(tab, 0.25, canvas=2) == pytest.approx(photo, abs=3)
+    assert pixel(tab, 0.75, canvas=2) == grey
     tab.focus("#area")
     for _ in range(25):
         tab.keyboard.press("ArrowRight")
     assert tab.inner_text("#area-value") == "75 %"
-    until(tab, "document.querySelector('.card button.tile').innerText.includes('p 0.500')")  # between .2 and .8
-    assert pixel(tab, 0.65) == pytest.approx(photo, abs=3)
-    assert pixel(tab, 0.9) == grey
-    assert "center" not in tile.inner_text()
+    until(tab, "document.querySelector('.card .open').innerText.includes('kept: p 0.500')")  # between .2 and .8
+    assert pixel(tab, 0.65, canvas=2) == pytest.approx(photo, abs=3)
+    assert pixel(tab, 0.9, canvas=2) == grey
+
+
+def test_maps_have_the_colours_of_all_pictures(tab: Any) -> None:
+    """What the page paints is what :mod:`suny.plots` draws."""
+    photo = np.tile(np.array(pixel(tab, 0.5, canvas=0)) / 255, (224, 224, 1))
+    ramp = np.tile(RAMP, (224, 1))
+    drawn = {
+        1: plots.over(photo, *plots.heat(ramp)),
+        2: plots.two_sided(photo, ramp, ramp[:, ::-1]),
+    }
+    for canvas, colours in drawn.items():
+        for place in (5, 42, 70, 154, 182, 218):
+            assert pixel(tab, (place + 0.5) / 224, canvas=canvas) == pytest.approx(255 * colours[112, place], abs=4), (
+                canvas,
+                place,
+            )
+    tab.check("input[value=sufficiency]")
+    one_side = plots.two_sided(photo, 0.0, ramp[:, ::-1])[112]
+    # the left half is without necessity now
+    until(tab, "document.querySelectorAll('.card canvas')[2].getContext('2d').getImageData(5, 112, 1, 1).data[2] < 200")
+    row = [pixel(tab, (at + 0.5) / 224, canvas=2) for at in range(224)]
+    assert sum(seen == pytest.approx(255 * own, abs=4) for seen, own in zip(row, one_side, strict=True)) >= 222
+    line = 255 * bivariate(0, 1)
+    assert sum(seen == pytest.approx(line, abs=2) for seen in row) == 2  # its width
 
 
 def test_enlarging_by_keyboard(tab: Any) -> None:
-    tile = tab.locator(".card").first.locator("button.tile").nth(1)
+    tile = tab.locator(".card").first.locator(".tile .open").nth(1)
     tile.focus()
     tab.keyboard.press("Enter")
     tab.wait_for_selector("dialog[open]")
-    assert tab.locator("#large-pictures figure").count() == 5  # input, ranks, both sides, removed, kept
+    # input, necessity, sufficiency, both, removed, kept
+    assert tab.locator("#large-pictures figure").count() == 6
     tab.locator("#large-area").fill("100")
     assert "100 % removed, p 0.000" in tab.inner_text("#large-pictures")
     assert "100 % kept, p 0.800" in tab.inner_text("#large-pictures")
@@ -310,10 +342,48 @@ def test_enlarging_by_keyboard(tab: Any) -> None:
     tab.wait_for_selector("dialog", state="hidden")
 
 
+def test_pictures_use_the_width(tab: Any) -> None:
+    widths = tab.evaluate("[...document.querySelector('.card .tiles').children].map((t) => t.getBoundingClientRect())")
+    assert len(widths) == 4
+    assert all(t["width"] >= 220 for t in widths)
+    assert len({t["top"] for t in widths}) == 1
+    assert tab.locator(".card").first.locator("canvas").first.evaluate("(c) => c.getBoundingClientRect().width") >= 220
+
+
+def test_two_methods_are_pinned(tab: Any) -> None:
+    for name in ("suny", "center"):
+        tab.locator(".card").first.get_by_role("button", name=f"pin {name} to compare").click()
+    until(tab, "document.querySelectorAll('.card')[0].querySelectorAll('.tile .open canvas').length == 2")
+    assert tab.locator(".card").first.locator(".name span").all_inner_texts() == ["suny", "center"]
+    assert tab.locator("#one").input_value() == "1"
+    tab.locator("#spread").fill("100")
+    # overall falls by .1 + .01 i from method to method: the two differ most on the last image
+    assert tab.inner_text("#spread-value") == "0.15"
+    assert visible(tab) == 1
+    tab.locator(".card:not([hidden])").get_by_role("button", name="pin suny to compare").click()
+    tab.locator("#spread").fill("0")
+    until(tab, "document.querySelectorAll('.card')[0].querySelectorAll('.tile .open canvas').length == 3")
+
+
+def test_curves_are_shown_on_the_way(tab: Any) -> None:
+    tile = tab.locator(".card").first.locator(".tile .open").first
+    tile.hover()
+    tab.wait_for_selector("#hover:not([hidden])")
+    texts = tab.locator("#hover text").all_text_contents()
+    for said in ("most salient pixels, %", "p of the class", "removed", "kept", "0", "25", "50", "75", "100", "1.00"):
+        assert said in texts
+    tab.keyboard.press("Escape")
+    tab.wait_for_selector("#hover", state="hidden")
+    tile.focus()
+    tab.wait_for_selector("#hover:not([hidden])")
+
+
 def test_on_a_phone(browser: Any, made: Path) -> None:
     for tab in opened(browser, made, viewport={"width": 360, "height": 700}, has_touch=True, is_mobile=True):
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-        tab.locator(".card button.tile").first.tap()
+        head = tab.locator("#tables table").first.locator("thead th").all_inner_texts()
+        assert head[:2] == ["method", "overall ↑"]  # the key column follows the names
+        tab.locator(".card .tile .open").first.tap()
         tab.wait_for_selector("dialog[open]")
         assert tab.evaluate("document.querySelector('dialog').getBoundingClientRect().width") <= 360
 
@@ -334,7 +404,21 @@ class Steps:
     def blocks(self) -> int:
         """Since this was asked last."""
         scripts = self.session.send("Profiler.takePreciseCoverage")["result"]
-        painting = ("paint", "pixels")  # pixel by pixel, of the few cards near the window
+        # pixel by pixel, of the few cards near the window
+        painting = {
+            "paintMap",
+            "paintArea",
+            "outline",
+            "grown",
+            "pixels",
+            "square",
+            "heat",
+            "n",
+            "s",
+            "colour",
+            "value",
+            "unpack",
+        }
         functions = [f for s in scripts for f in s["functions"] if f["functionName"] not in painting]
         return sum(r["count"] for f in functions for r in f["ranges"])
 
