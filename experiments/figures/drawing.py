@@ -7,6 +7,7 @@ figure also reads in grey.
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,7 +307,7 @@ def critical_difference(compared: Comparison) -> Any:
     axis.set(xlim=(0.2 - 0.16 * k, k + 0.8 + 0.16 * k), ylim=(-top - 0.25 * half, 1.2))
     tested = f"{ranks['n']} images (Friedman p {p_value(ranks['p'])})"
     title = f"{compared.block.title}: average rank in {compared.column.title}, {tested}"
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 90), fontsize=8)
     return figure
 
 

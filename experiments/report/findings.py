@@ -60,7 +60,7 @@ def findings(results: Sequence[Result], compared: Sequence[Comparison]) -> list[
         results: cells.
         compared: their comparisons.
     """
-    found = []
+    found: list[tuple[int, Finding]] = []
     for block in blocks(results, list(dict.fromkeys(m for r in results for m in r.measures))):
         own = [c for c in compared if (c.block.dataset, c.block.model, c.block.protocol) == _key(block)]
         chosen = _spoken(own)
@@ -195,7 +195,7 @@ def _plots(block: Block, chosen: Sequence[Comparison], at: int) -> list[str]:
         lines = [line for c in chosen for line in _lines(c, one)]
         if lines:
             versus = chosen[0].reference if one else ""
-            figure = forest(lines, title=f"{block.title}: differences with 95% intervals", versus=versus)
+            figure = forest(lines, title="differences with 95% intervals, image by image", versus=versus)
             drawn.append(inline(figure, f"forest-{at}", f"Differences of the methods to {versus or 'the reference'}"))
         names = {c.measure.name for c in block.columns}
         ranked = next((c for c in chosen if c.ranks), None)

@@ -82,7 +82,7 @@ def gallery(block: Block, limit: int, root: str | None) -> tuple[Json, list[Json
         content.append(_photo(images, name, side) | shown)
     notes = [
         f"The first {len(names)} of {len(fullest.records)} images." if len(names) < len(fullest.records) else "",
-        f"No photographs: {images.why}." if images.why else "",
+        f"No photographs: {images.why.rstrip('.')}." if images.why else "",
         "" if stored else "Numbers only, for no maps were stored: compute with maps=true to see them.",
         "" if grids else "No curves were recorded: compute with curves=true for p while pixels are removed and kept.",
         "Disagreement leaves the controls out.",
@@ -246,10 +246,9 @@ def _levels(saliency: NDArray[Any]) -> str:
 
 def _two_channels(necessity: NDArray[Any], sufficiency: NDArray[Any], side: int) -> Image.Image:
     """Both sides in one picture: necessity is red, sufficiency green."""
-    small = [
-        Image.fromarray(m.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR) for m in (necessity, sufficiency)
-    ]
-    red, green = ((255 * np.clip(np.asarray(m), 0, 1)).round().astype(np.uint8) for m in small)
+    maps = (Image.fromarray(m.astype(np.float32)) for m in (necessity, sufficiency))
+    small = (np.asarray(m.resize((side, side), Image.Resampling.BILINEAR)) for m in maps)
+    red, green = ((255 * np.clip(m, 0, 1)).round().astype(np.uint8) for m in small)
     return Image.fromarray(np.stack((red, green, np.zeros_like(red)), -1))
 
 

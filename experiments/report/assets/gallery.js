@@ -106,8 +106,8 @@ function outline(pixel, value, colour) {
   }
 }
 
-function grown(mask, width) {
-  const side = gallery.side;
+function grown(given, width) {
+  const side = gallery.side, mask = given.slice();
   for (let step = 0; step < width; step++) {
     const before = mask.slice();
     for (let k = 0; k < mask.length; k++) {
@@ -210,7 +210,7 @@ async function fill(card) {
     drawBoxes(photograph(canvas, photo), content.boxes);
   } else first.appendChild(make("div", "no photograph", { class: "empty" }));
   first.appendChild(make("div", `input${entry.p === null ? "" : `, p ${number(entry.p)}`}`, { class: "name" }));
-  const tiles = [first];
+  const tiles = content.photo || gallery.stored ? [first] : [];
   const known = places().filter((index) => entry.values[index]);
   if (!gallery.stored) {
     tiles.push(numbersOf(entry, known));

@@ -20,7 +20,7 @@ function order(table) {
 
 function sortable(table) {
   const frame = make("div", null, { class: "frame" });
-  const box = frame.appendChild(make("div", null, { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title }));
+  const box = frame.appendChild(make("div", null, { class: "scroll", tabindex: "0", role: "region", "aria-label": [table.group, table.title].filter(Boolean).join(": ") }));
   const element = box.appendChild(make("table"));
   const head = element.appendChild(make("thead")).appendChild(make("tr"));
   const body = element.appendChild(make("tbody"));
@@ -126,6 +126,7 @@ function showTables(section, groups) {
     details.appendChild(make("summary", group.title));
     for (const text of group.texts) details.appendChild(make("p", text));
     for (const table of group.tables) {
+      table.group = group.title;
       details.appendChild(make("h3", table.title));
       for (const text of table.texts) details.appendChild(make("p", text));
       const place = details.appendChild(sortable(table));
