@@ -388,6 +388,66 @@ def test_on_a_phone(browser: Any, made: Path) -> None:
         assert tab.evaluate("document.querySelector('dialog').getBoundingClientRect().width") <= 360
 
 
+def test_nothing_stands_in_the_way_of_a_screen_reader(browser: Any, made: Path) -> None:
+    """axe-core's rules, light and dark, wide and narrow, everything open: no finding of any severity."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    for scheme in ("light", "dark"):
+        for width in (1400, 390):
+            for tab in opened(browser, made, viewport={"width": width, "height": 900}, color_scheme=scheme):
+                tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+                found = axe.run(tab).response
+                assert len(found["passes"]) > 30
+                assert [(v["id"], v["impact"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
+
+
+def test_tables_are_copied(browser: Any, made: Path) -> None:
+    for tab in opened(browser, made, permissions=["clipboard-read", "clipboard-write"]):
+        copied = {}
+        for form in ("Markdown", "CSV", "LaTeX"):
+            tab.locator("#tables .copy").first.get_by_role("button", name=form).click()
+            until(tab, "document.querySelector('#tables .copy [role=status]').textContent === 'copied'")
+            copied[form] = tab.evaluate("navigator.clipboard.readText()").splitlines()
+        head = "| method | n | deletion ↓ | insertion ↑ | overall ↑ | failures |".replace(" | insertion ↑", "")
+        assert copied["Markdown"][0] == head
+        assert copied["Markdown"][1] == "| --- | --- | --- | --- | --- |"
+        # deletion of gradcam: .00 to .05 on six images
+        assert copied["Markdown"][2].startswith("| gradcam | 6 | 0.025 [")
+        assert (
+            copied["CSV"][0]
+            == "method,n,deletion ↓,deletion ↓ low,deletion ↓ high,overall ↑,overall ↑ low,overall ↑ high,failures"
+        )
+        name, n, mean, low, high, *_ = copied["CSV"][1].split(",")
+        assert (name, n) == ("gradcam", "6")
+        assert float(low) < float(mean) == pytest.approx(0.025) < float(high)
+        assert copied["LaTeX"][1:3] == [r"\begin{tabular}{lrrrr}", r"\toprule"]
+        assert r"deletion $\downarrow$" in copied["LaTeX"][3]
+        assert len(copied["LaTeX"]) == 10
+
+
+def test_a_shadow_says_that_a_table_goes_on(browser: Any, made: Path) -> None:
+    for tab in opened(browser, made, viewport={"width": 360, "height": 700}):
+        assert tab.locator("#tables .frame").first.get_attribute("class") == "frame more"
+        box = tab.locator("#tables .scroll").first
+        box.evaluate("(e) => { e.scrollLeft = 1e6; }")
+        until(tab, "document.querySelector('#tables .frame').className === 'frame'")
+        # the methods' names stay
+        assert box.locator("tbody th").first.evaluate("(e) => e.getBoundingClientRect().left") >= 0
+
+
+def test_print_has_pictures_and_no_controls(tab: Any) -> None:
+    tab.evaluate("window.print = () => { window.printed = document.querySelectorAll('.card.drawn').length; }")
+    tab.get_by_role("button", name="Print").click()
+    until(tab, "window.printed === 6")
+    tab.emulate_media(media="print")
+    for gone in ("#controls", "nav", ".copy", ".name button"):
+        assert tab.locator(gone).first.evaluate("(e) => getComputedStyle(e).display") == "none"
+    assert tab.evaluate("[...document.querySelectorAll('details')].every((d) => d.open)")
+    assert tab.locator(".card:last-child canvas").count() == 4
+    # no column is cut: the tables are as wide as the page
+    cut = "[...document.querySelectorAll('section table')].filter((t) => t.getBoundingClientRect().right > innerWidth).length"
+    assert tab.evaluate(cut) == 0
+
+
 class Steps:
     """Counts what a page's script does: how many of its blocks are run through, and how often the page is laid out anew."""
 
