@@ -25,6 +25,11 @@ def main() -> int:
 
         print(list_metrics())
         return EXIT_OK
+    if "--methods" in sys.argv:
+        from experiments.tables.listing import list_methods
+
+        print(list_methods())
+        return EXIT_OK
     config.register_launchers()
     with tempfile.TemporaryDirectory() if is_dry(sys.argv[1:]) else nullcontext("") as elsewhere:
         sys.argv[1:] = with_flags_last(arguments_of(sys.argv[1:], elsewhere))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.store.reading import Result
 from experiments.tables.text import HOLE, arrow, bounds, describe_failures, interval, number, table
 from metrics.statistics import Entry
+
+# Columns of a terminal, and of a line's name before it is wrapped.
+WIDTH = 80
+_NAME = 32
 
 
 def cell_table(cell: Result) -> str:
@@ -21,35 +27,57 @@ def cell_table(cell: Result) -> str:
     return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {describe_failures(cell.failures, zeros=True)}"
 
 
-def sweep_table(cells: Sequence[tuple[str, Result]]) -> str:
-    """Several finished cells: a table for each data set and model, a line per method.
+def sweep_table(cells: Sequence[tuple[str, Result]], folder: Path | str = "DIR") -> str:
+    """Several finished cells: a table for each data set and model, a line per method, 80 columns wide.
 
-    An entry is ``mean [low, high]``; it carries its own n where that differs from the line's.
+    An entry is ``mean [low, high]``; it carries its own n where that differs from the line's. Where lines are too long, the
+    intervals are left out, and then the columns are shared out to several tables; the last line says where they are.
 
     Args:
         cells: each with the name of its line.
+        folder: of the results, for the command that shows the intervals.
     """
-    blocks = []
+    blocks, without = [], False
     for dataset, model in dict.fromkeys((c.dataset, c.model) for _, c in cells):
         group = [(row, c) for row, c in cells if (c.dataset, c.model) == (dataset, model)]
         titles = {name: arrow(measure) for _, c in group for name, measure in _measured(c).items()}
-        rows = []
-        for row, cell in group:
-            n = len(cell.records)
-            rows.append(
-                [
-                    row,
-                    n,
-                    *(_entry(cell.entry(name) if name in cell.measures else None, n) for name in titles),
-                    _passes(cell),
-                    f"{cell.passes['explain_seconds']:.2f}",
-                    describe_failures(cell.failures),
-                ]
-            )
-        head = ["method", "n", *titles.values(), "forwards/image", "s/image", "failures"]
-        blocks.append(f"{dataset} / {model}\n\n{table(head, rows)}")
-    foot = "mean [95% bootstrap interval over images]; forwards and seconds are the explanation's own"
-    return "\n\n".join([*blocks, foot])
+        head = ["method", "n", *titles.values(), "passes", "s/image", "failures"]
+        full, short = (_lines(group, titles, intervals) for intervals in (True, False))
+        wide = _width(head, full) > WIDTH
+        without |= wide
+        tables = [table(h, rows) for h, rows in (_shared(head, short) if wide else [(head, full)])]
+        blocks.append("\n\n".join([f"{dataset} / {model}", *tables]))
+    notes = ["mean" if without else "mean [95% bootstrap interval over images]"]
+    notes.append("passes: forwards of the explanation, per image, as its seconds")
+    if without:
+        notes.append(f"95% intervals: python -m experiments.tables results_dir={folder}")
+    return "\n\n".join([*blocks, "\n".join(notes)])
+
+
+def _lines(group: Sequence[tuple[str, Result]], titles: Mapping[str, str], intervals: bool) -> list[list[str]]:
+    lines = []
+    for row, cell in group:
+        n = len(cell.records)
+        entries = [_entry(cell.entry(name) if name in cell.measures else None, n, intervals) for name in titles]
+        cost = [_passes(cell), f"{cell.passes['explain_seconds']:.2f}"]
+        name = "\n".join(textwrap.wrap(row, _NAME, break_on_hyphens=False)) or row
+        lines.append([name, str(n), *entries, *cost, "\n".join(textwrap.wrap(describe_failures(cell.failures), _NAME))])
+    return lines
+
+
+def _width(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return max(map(len, table(head, rows).splitlines()))
+
+
+def _shared(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Tables of so many columns each as there is room for, each with the names of the lines."""
+    shared: list[list[int]] = [[0]]
+    for column in range(1, len(head)):
+        wider = [*shared[-1], column]
+        if len(shared[-1]) > 1 and _width([head[c] for c in wider], [[row[c] for c in wider] for row in rows]) > WIDTH:
+            shared.append([0])
+        shared[-1].append(column)
+    return [([head[c] for c in columns], [[row[c] for c in columns] for row in rows]) for columns in shared]
 
 
 def _measured(cell: Result) -> dict[str, Any]:
@@ -57,22 +85,22 @@ def _measured(cell: Result) -> dict[str, Any]:
     return {name: measure for name, measure in cell.measures.items() if measure.metric}
 
 
-def _entry(entry: Entry | None, n: int) -> str:
+def _entry(entry: Entry | None, n: int, intervals: bool) -> str:
     if entry is None:
         return HOLE
     own = "" if entry["n"] == n else f" (n={entry['n']})"
-    return f"{interval(entry)}{own}"
+    return f"{interval(entry) if intervals else number(entry['mean'])}{own}"
 
 
 def _passes(cell: Result) -> str:
     """Forwards of an explanation; passes of the tail, which are cheaper, beside them."""
     whole, tail = cell.passes["explain_forwards"], cell.passes["explain_tail_forwards"]
-    return f"{whole:.0f} + {tail:.0f} of the tail" if tail else f"{whole:.0f}"
+    return f"{whole:.0f}+{tail:.0f} tail" if tail else f"{whole:.0f}"
 
 
 def _cost(cell: Result) -> str:
     passes = cell.passes
     return (
-        f"{passes['forwards']:.0f} forwards and {passes['seconds']:.2f} s per image, of which the explanation "
+        f"{passes['forwards']:.0f} forwards and {passes['seconds']:.2f} s per image, of which\n      the explanation "
         f"{passes['explain_forwards']:.0f} forwards and {passes['explain_seconds']:.2f} s"
     )

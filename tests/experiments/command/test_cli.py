@@ -26,6 +26,7 @@ from experiments.command.program import composed, guarded
 from experiments.jobs.arguments import with_flags_last
 from experiments.jobs.sweep import JobEnding, failed_jobs
 from experiments.store.records import CellFolder, read_records
+from experiments.tables.listing import list_methods
 from metrics.base import Metric
 from metrics.statistics import mean_interval
 from suny.errors import UserError
@@ -460,8 +461,26 @@ def test_a_typo_in_a_sweep_is_told_before_anything_runs(cli: Cli, tmp_path: Path
 def test_help_and_unknown_flags() -> None:
     done = subprocess.run(command("--help"), capture_output=True, text=True)
     assert done.returncode == 0
-    for word in ("method: ablationcam, center, cexcnn, ", "SUNY_DATA", "results_dir=DIR", "Exit codes"):
+    for word in ("python run.py --methods", "SUNY_DATA", "results_dir=DIR", "--cfg job", "Exit codes"):
         assert word in done.stdout
+    lines = done.stdout.rstrip().splitlines()
+    assert len(lines) <= 40  # one screen
+    assert max(map(len, lines)) <= 80
+    # the choices that it names are there
+    for group in ("dataset", "experiment"):
+        text = re.search(rf"{group}=\s+(.*?)(?= and others|\n\s+\w+=|\n\n)", done.stdout, re.S)
+        assert text
+        names = re.findall(r"\w+", text[1])
+        assert len(names) > 4
+        assert all((CONF / group / f"{name}.yaml").is_file() for name in names)
+
+
+def test_every_method_has_a_line() -> None:
+    *lines, _, more = list_methods().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(p.stem for p in (CONF / "method").glob("*.yaml"))
+    assert max(map(len, lines)) <= 80
+    assert re.match(r"center +control +Control: a centred Gaussian", lines[1])
+    assert "conf/method" in more
 
 
 # configuration
