@@ -43,6 +43,7 @@ from suny.seeds import image_seed
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_HATCHES = ("////", "\\\\\\\\", "----", "||||", "....", "xxxx")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 # Fonts of type 42 are embedded as they are, and an SVG keeps its text, so that both can be searched and edited.
@@ -60,6 +61,9 @@ _STYLE: Any = {
 
 # What matplotlib must leave out for a file without a date.
 _UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+# Points of a plane, beyond which they are drawn as pixels.
+_MANY = 1000
 
 _CURVES = {
     "deletion": ("pixels removed", "p"),
@@ -142,7 +146,7 @@ def curves(block: Block) -> Any:
             look = looks[row]
             axis.plot(fraction, mean, **look, markevery=max(1, len(fraction) // 8), markersize=3.5, linewidth=1.2, label=row)
             if len(values) >= FEWEST:
-                axis.fill_between(fraction, low, high, color=look["color"], alpha=0.08, linewidth=0)
+                _band(axis, fraction, low, high, look, block.rows.index(row))
         count = max(len(values) for _, values in known[name].values())
         axis.set(title=f"{name}, {count} images", xlabel=f"share of the {_CURVES[name][0]}", ylabel=_CURVES[name][1])
     _legend(figure, axes.flat)
@@ -164,10 +168,13 @@ def plane(block: Block) -> Any:
     everything = np.concatenate(list(points.values())) if points else np.zeros((0, 2))
     looks = styles(block.rows)
     for axis, (row, own) in zip(axes.flat, points.items(), strict=False):
-        axis.scatter(*everything.T, s=3, color="0.8", linewidths=0)
-        axis.scatter(*own.T, s=12, color=looks[row]["color"], marker=looks[row]["marker"], linewidths=0, alpha=0.8)
+        # thousands of points are pixels, also in a file of vectors
+        many = len(everything) > _MANY
+        axis.scatter(*everything.T, s=3, color="0.8", linewidths=0, rasterized=many)
+        look = {"color": looks[row]["color"], "marker": looks[row]["marker"]}
+        axis.scatter(*own.T, s=12, linewidths=0, alpha=0.8, rasterized=many, **look)
         axis.plot(*own.mean(0), "k+", markersize=11, markeredgewidth=1.6)
-        axis.set_title(f"{row}: S {own[:, 0].mean():.2f}, N {own[:, 1].mean():.2f}")
+        axis.set_title(f"{row}: S {own[:, 0].mean():.2f}, N {own[:, 1].mean():.2f}, n {len(own)}")
     for axis in axes.flat[len(points) :]:
         axis.set_axis_off()
     figure.supxlabel("sufficiency S", fontsize=8)
@@ -197,7 +204,8 @@ def grid(cells: Sequence[Result], root: str | None, rows: int, colours: Colours 
             if cell.row in maps:
                 axis.imshow(overlay(photo, maps[cell.row], colours))
     more = f" (no photographs: {images.why})" if images.why else ""
-    figure.suptitle(f"{cells[0].dataset} / {cells[0].model}{more}", fontsize=8)
+    shown = f"{len(stored)} of {max(len(c.records) for c in cells)} images"
+    figure.suptitle(f"{cells[0].dataset} / {cells[0].model}: {shown}{more}", fontsize=8)
     return figure
 
 
@@ -228,7 +236,7 @@ def sanity(block: Block) -> Any:
             title={"spearman": "Spearman's correlation", "ssim": "SSIM"}[what], xlabel="random from this layer to the output"
         )
     _legend(figure, axes.flat)
-    figure.suptitle(f"{block.title}: similarity to the original map", fontsize=8)
+    figure.suptitle(f"{block.title}: similarity to the original map, {_images(block.cells)}", fontsize=8)
     return figure
 
 
@@ -266,7 +274,7 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
-    figure.suptitle(f"{block.title}: random from this layer to the output", fontsize=8)
+    figure.suptitle(f"{block.title}: random from this layer to the output, {len(images)} images", fontsize=8)
     return figure
 
 
@@ -326,7 +334,7 @@ def ablation(sweep: AblationSweep) -> Any:
     for axis in axes.flat[len(sweep.curves) :]:
         axis.set_axis_off()
     figure.supxlabel(sweep.ablation.title, fontsize=8)
-    figure.suptitle(f"{sweep.title}, mean and 95% interval", fontsize=8)
+    figure.suptitle(f"{sweep.title}, mean and 95% interval, {_images(sweep.cells)}", fontsize=8)
     return figure
 
 
@@ -343,6 +351,21 @@ def _error_bars(
     axis.errorbar(x, means, yerr=errors, color=look["color"], marker=look["marker"], markersize=4, linestyle="none", capsize=2)
     joined = slice(None, -1) if skip_last else slice(None)
     axis.plot(x[joined], means[joined], **look, markersize=4, linewidth=1.1, label=label)
+
+
+def _band(axis: Any, x: Any, low: Any, high: Any, look: dict[str, Any], place: int) -> None:
+    """A band whose edges have the line's dashes, and its inside a hatching of its own: where bands of several methods lie over
+    each other, each can still be followed."""
+    axis.fill_between(x, low, high, facecolor=look["color"], alpha=0.06, linewidth=0)
+    hatch = _HATCHES[place % len(_HATCHES)]
+    axis.fill_between(x, low, high, facecolor="none", edgecolor=look["color"], alpha=0.28, linewidth=0, hatch=hatch)
+    for edge in (low, high):
+        axis.plot(x, edge, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.9)
+
+
+def _images(cells: Sequence[Result]) -> str:
+    counts = sorted({len(c.records) for c in cells})
+    return f"{counts[0]} images" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} images"
 
 
 def _cliques(places: NDArray[np.float64], width: float) -> list[tuple[int, int]]:

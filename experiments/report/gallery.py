@@ -67,7 +67,7 @@ def gallery(block: Block, limit: int, root: str | None) -> tuple[Json, list[Json
     grids: list[list[float]] = []
     entries: list[Json] = []
     content: list[Json] = []
-    stored = False
+    stored = sides = False
     for at, name in enumerate(tqdm(names, desc=f"images of {block.title}", unit="img")):
         made = [_method(cells[row], name, map_side, grids) for row in rows]
         values = [_values(block, row, name) for row in rows]
@@ -78,6 +78,7 @@ def gallery(block: Block, limit: int, root: str | None) -> tuple[Json, list[Json
             "disagreement": _disagreement([m["order"] for m, _ in compared if "order" in m]),
         })  # fmt: skip
         stored = stored or any("rank" in m for m in made)
+        sides = sides or any("sides" in m for m in made)
         shown = {"maps": [{k: v for k, v in m.items() if k != "order"} for m in made]}
         content.append(_photo(images, name, side) | shown)
     notes = [
@@ -99,6 +100,7 @@ def gallery(block: Block, limit: int, root: str | None) -> tuple[Json, list[Json
         "fill": mean,
         "grids": grids,
         "stored": stored,
+        "sides": sides,
         "compared": any(e["disagreement"] is not None for e in entries),
         "images": entries,
     }, content

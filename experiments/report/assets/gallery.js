@@ -398,8 +398,7 @@ function open(index) {
   options(at("one"), [["", "all methods"], ...gallery.methods.map((m, i) => [i, m])]);
   options(at("other"), [["", "none"], ...gallery.methods.map((m, i) => [i, m])]);
   at("modes").hidden = at("scales").querySelector("#heat-legend").hidden = !gallery.stored;
-  const two = gallery.stored && gallery.images.some((e) => heavy(e.number).maps.some((m) => m.sides));
-  at("sides").hidden = at("square-legend").hidden = !two;
+  at("sides").hidden = at("square-legend").hidden = !gallery.sides;
   cards = gallery.images.map((entry) => {
     const card = make("article", null, { class: gallery.stored ? "card" : "card numbers" });
     const title = card.appendChild(make("h3", entry.title));
