@@ -43,7 +43,6 @@ from suny.seeds import image_seed
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_HATCHES = ("////", "\\\\\\\\", "----", "||||", "....", "xxxx")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 # Fonts of type 42 are embedded as they are, and an SVG keeps its text, so that both can be searched and edited.
@@ -146,7 +145,9 @@ def curves(block: Block) -> Any:
             look = looks[row]
             axis.plot(fraction, mean, **look, markevery=max(1, len(fraction) // 8), markersize=3.5, linewidth=1.2, label=row)
             if len(values) >= FEWEST:
-                _band(axis, fraction, low, high, look, block.rows.index(row))
+                drawn = [r for r in block.rows if r in known[name]]
+                place = drawn.index(row) / (len(drawn) - 1) - 0.5 if len(drawn) > 1 else 0.0
+                _band(axis, fraction, low, high, look, place)
         count = max(len(values) for _, values in known[name].values())
         axis.set(title=f"{name}, {count} images", xlabel=f"share of the {_CURVES[name][0]}", ylabel=_CURVES[name][1])
     _legend(figure, axes.flat)
@@ -353,14 +354,19 @@ def _error_bars(
     axis.plot(x[joined], means[joined], **look, markersize=4, linewidth=1.1, label=label)
 
 
-def _band(axis: Any, x: Any, low: Any, high: Any, look: dict[str, Any], place: int) -> None:
-    """A band whose edges have the line's dashes, and its inside a hatching of its own: where bands of several methods lie over
-    each other, each can still be followed."""
+def _band(axis: Any, x: Any, low: Any, high: Any, look: dict[str, Any], place: float) -> None:
+    """A pale band, and at some points a line from its one end to the other, at a place of the method's own beside the point:
+    where bands of several methods lie over each other, each can still be read.
+
+    Args:
+        place: from -.5 to .5, the method's among all.
+    """
     axis.fill_between(x, low, high, facecolor=look["color"], alpha=0.06, linewidth=0)
-    hatch = _HATCHES[place % len(_HATCHES)]
-    axis.fill_between(x, low, high, facecolor="none", edgecolor=look["color"], alpha=0.28, linewidth=0, hatch=hatch)
-    for edge in (low, high):
-        axis.plot(x, edge, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.9)
+    step = max(1, len(x) // 8)
+    at = slice(step // 2, None, step)
+    beside = np.asarray(x)[at] + 0.7 * place * step * (x[-1] - x[0]) / max(1, len(x) - 1)
+    axis.vlines(beside, low[at], high[at], colors=look["color"], linewidth=1.0, linestyles="solid")
+    axis.scatter(np.repeat(beside, 2), np.ravel([low[at], high[at]], "F"), s=5, color=look["color"], marker="_", linewidths=1.0)
 
 
 def _images(cells: Sequence[Result]) -> str:

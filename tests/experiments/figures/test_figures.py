@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -73,7 +74,7 @@ def test_curves_are_means_with_bands(results: Path) -> None:
     (block,) = blocks(read_results(results), ["deletion", "necessity"])
     figure = figures.curves(block)
     deletion, necessity = figure.axes
-    lines = {x.get_label(): x for x in deletion.lines if not x.get_label().startswith("_")}  # without the bands' edges
+    lines = {x.get_label(): x for x in deletion.lines}
     assert set(lines) == {"gradcam", "suny", "center"}
     np.testing.assert_allclose(lines["suny"].get_xydata(), [[0, 0.8], [0.5, VALUES.mean() + 0.1], [1, 0]])
     band = deletion.collections[0].get_paths()[0].vertices
@@ -82,6 +83,13 @@ def test_curves_are_means_with_bands(results: Path) -> None:
     middle = band[band[:, 0] == 0.5][:, 1]
     np.testing.assert_allclose([middle.min(), middle.max()], [low[0], high[0]])
     assert necessity.get_title() == "necessity, 6 images"
+    # the methods' intervals stand beside each other: the ends of the same one, at places of their own
+    whiskers = [c.get_segments() for c in deletion.collections if isinstance(c, LineCollection)]
+    assert len(whiskers) == 3
+    places = [[segment[0, 0] for segment in segments] for segments in whiskers]
+    assert np.all(np.diff(np.array(places), axis=0) > 0)
+    middle = min(whiskers[0], key=lambda segment: abs(segment[0, 0] - 0.5))
+    np.testing.assert_allclose(middle[:, 1], [low[0], high[0]])
 
 
 def test_the_band_is_the_bootstrap_of_the_mean() -> None:
