@@ -4,7 +4,7 @@ Prints the network's top-5 classes and writes one picture: input, necessity, suf
 colour square, and the overlay; of several methods (``method=suny,gradcam``, or ``method=all``) one overlay each. Own keys:
 
     target=CLASS   the class to explain: an index, a WordNet id or a name; default: predicted, the network's top-1
-    out=FILE       the picture; default: <image>-<method>.png in the current folder
+    out=FILE       the picture; default: <results_dir>/explained/<image>-<method>.png
     arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
                    methods saliency-<method>)
     colours=published   necessity in blue instead of cyan, as in earlier pictures; default: even
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     explanations = image.explain(runs)
 
     name = runs[0].explainer.name if len(runs) == 1 else "methods"
-    out = options.out or Path(f"{image.path.stem}-{name}.png")
+    out = options.out or Path(runs[0].settings.results_dir).expanduser() / "explained" / f"{image.path.stem}-{name}.png"
     from experiments.figures.explanation import save_grid, save_picture  # not above: mistakes are told without it
 
     with writing(out.parent):

@@ -77,7 +77,7 @@ def save_grid(
     columns = min(8, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.9 * rows + 0.3), layout="constrained", squeeze=False)
-    for axis in axes.flat[1 + len(maps) + several :]:
+    for axis in axes.flat[1 + len(maps) :]:
         axis.axis("off")
     pictures = {"input": photo, **{name: overlay(photo, own, colours) for name, own in maps.items()}}
     for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
@@ -86,10 +86,11 @@ def save_grid(
         axis.axis("off")
     legends = iter(axes.flat[1 + len(maps) :])
     if several:
-        draw_legend(next(legends), colours)
+        draw_legend(next(legends).inset_axes((0.3, 0.3, 0.5, 0.5)), colours)
     if single:
-        bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=next(legends), fraction=0.3, ticks=[0, 1])
-        bar.set_label("methods with one map", fontsize=8)
+        bar = figure.colorbar(ScalarMappable(cmap=HEAT), cax=next(legends).inset_axes((0.3, 0.2, 0.08, 0.6)), ticks=[0, 1])
+        bar.set_label("one map", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     figure.suptitle(drawable(caption), fontsize=10)
     save(figure, path)
 

@@ -94,8 +94,9 @@ def sentence(c: Comparison) -> str:
     n = max(line.entry["n"] for line in lines)
     kind = {BASELINE: "the best baseline", CONTROL: "the best control"}.get(c.column.cells[c.reference].family, "")
     reference = f"{c.reference}, {kind}," if kind else c.reference
-    if n < FEWEST:
-        return f"{title}: {n} images are too few to tell methods apart."
+    # the smallest p that so many images can give, adjusted over the methods
+    if n < FEWEST or len(lines) * 2.0 ** (1 - n) >= LEVEL:
+        return f"{title}: {n} images are too few to tell {len(lines) + 1} methods apart."
     sign = 1 if c.column.measure.higher_is_better else -1
     groups: dict[str, list[Difference]] = {"ahead": [], "tied": [], "behind": []}
     for line in lines:

@@ -567,7 +567,7 @@ def test_explain_draws_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert out.splitlines()[1].split() == ["0.9511", "967", "espresso"]
     assert sum(line.startswith("  0.") for line in out.splitlines()) == 5
-    assert Image.open(tmp_path / "coffee-suny.png").width > 1000
+    assert Image.open(tmp_path / "results" / "runs" / "explained" / "coffee-suny.png").width > 1000
     with np.load(tmp_path / "maps.npz") as maps:
         assert maps["image"].shape == (224, 224, 3)
         np.testing.assert_allclose(maps["saliency"], (maps["necessity"] + maps["sufficiency"]) / 2, rtol=1e-6)

@@ -71,15 +71,17 @@ def test_ties_alone(tmp_path: Path) -> None:
     assert sentences(results) == ["overall ↑: suny can't be told apart from gradcam, the best baseline (10 images)."]
 
 
-def test_an_interval_without_a_small_p_is_a_tie(tmp_path: Path) -> None:
-    """Five images: the smallest p that there is is 2 / 32."""
-    results = written(tmp_path, {"gradcam": {"overall": BASE[:5]}, "suny": {"overall": shifted(0.1)[:5]}})
-    assert sentences(results) == ["overall ↑: suny can't be told apart from gradcam, the best baseline (5 images)."]
+def test_images_too_few_for_any_p_below_the_level(tmp_path: Path) -> None:
+    """Five images: the smallest p that there is is 2 / 32; six and one comparison: 2 / 64."""
+    results = written(tmp_path / "five", {"gradcam": {"overall": BASE[:5]}, "suny": {"overall": shifted(0.1)[:5]}})
+    assert sentences(results) == ["overall ↑: 5 images are too few to tell 2 methods apart."]
+    six = written(tmp_path / "six", {"gradcam": {"overall": BASE[:6]}, "suny": {"overall": shifted(0.1)[:6]}})
+    assert "suny (by 0.10" in sentences(six)[0]
 
 
 def test_few_images_and_one_method(tmp_path: Path) -> None:
     few = written(tmp_path / "few", {"gradcam": {"overall": BASE[:4]}, "suny": {"overall": shifted(0.1)[:4]}})
-    assert sentences(few) == ["overall ↑: 4 images are too few to tell methods apart."]
+    assert sentences(few) == ["overall ↑: 4 images are too few to tell 2 methods apart."]
     one = written(tmp_path / "one", {"suny": {"overall": BASE}})
     assert sentences(one) == ["Fewer than two methods have a number here: there is nothing to compare."]
 
