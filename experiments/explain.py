@@ -7,7 +7,7 @@ colour square, and the overlay; of several methods (``method=suny,gradcam``, or 
     out=FILE       the picture; default: <results_dir>/explained/<image>-<method>.png
     arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
                    methods saliency-<method>)
-    colours=published   necessity in blue instead of cyan, as in earlier pictures; default: even
+    colours=published  necessity in blue instead of cyan, as in earlier pictures; default: even
 
 All others are those of run.py: method=, model=, model.checkpoint=, device=, seed=, ...
 """

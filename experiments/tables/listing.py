@@ -72,7 +72,7 @@ def list_methods(width: int = 80) -> str:
     for method, row in known.iterrows():
         line = f"{method!s:{name}}  {row['family']:{family}}  {'N+S' if row['maps'] == 'N and S' else '':3}  {row['reference']}"
         lines.append(line if len(line) <= width else f"{line[: width - 3].rstrip(' ,;:(')}...")
-    return "\n".join([*lines, "", "Each in full: conf/method/NAME.yaml. N+S: it says necessity and sufficiency."])
+    return "\n".join([*lines, "", "Each in full, with its keys: conf/method. N+S: it says necessity and sufficiency."])
 
 
 def _names(result: Result) -> tuple[str, str, str]:
