@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.command.configuration import choices
 from experiments.command.program import composed
 from experiments.figures.drawing import critical_difference, plane, styled
 from experiments.figures.forest import forest
@@ -160,7 +161,7 @@ def _facts(block: Block) -> dict[str, str]:
 def command(block: Block) -> str:
     """The command that computes a block's cells, from their cards."""
     cell = block.cells[0]
-    usual = composed([f"dataset={block.dataset}"]) if _has_file(block.dataset) else None
+    usual = composed([f"dataset={block.dataset}"]) if block.dataset in choices("dataset") else None
     methods = dict.fromkeys(c.method for c in block.cells)
     settings = [c for c in block.cells if c.settings]
     metrics = [name for name, m in cell.measures.items() if m.metric]
@@ -180,12 +181,6 @@ def command(block: Block) -> str:
             words.append(f"{key}={str(configuration[key]).lower()}")
     text = " ".join(word if " " in word and word.startswith("python") else shlex.quote(word) for word in words)
     return f"{text}  (settings of {len(settings)} methods: see their names)" if settings else text
-
-
-def _has_file(dataset: str) -> bool:
-    from experiments.command.configuration import choices
-
-    return dataset in choices("dataset")
 
 
 def _plots(block: Block, chosen: Sequence[Comparison], at: int) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store.reading import Result
+from experiments.tables.ablations import AblationSweep
 from experiments.tables.text import HOLE, arrow, bounds, describe_failures, interval, number, table
 from metrics.statistics import Entry
 
@@ -24,7 +25,7 @@ def cell_table(cell: Result) -> str:
         rows.append([arrow(measure), number(entry["mean"]), bounds(entry), entry["n"]])
     text = table(["metric", "mean", "95% interval", "n"], rows)
     title = f"{cell.dataset} / {cell.model} / {cell.method}: {len(cell.records)} images"
-    return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\nfailures: {describe_failures(cell.failures, zeros=True)}"
+    return f"{title}\n\n{text}\n\ncost: {_cost(cell)}\n{_failures(cell)}"
 
 
 def sweep_table(cells: Sequence[tuple[str, Result]], folder: Path | str = "DIR") -> str:
@@ -42,16 +43,41 @@ def sweep_table(cells: Sequence[tuple[str, Result]], folder: Path | str = "DIR")
         group = [(row, c) for row, c in cells if (c.dataset, c.model) == (dataset, model)]
         titles = {name: arrow(measure) for _, c in group for name, measure in _measured(c).items()}
         head = ["method", "n", *titles.values(), "passes", "s/image", "failures"]
-        full, short = (_lines(group, titles, intervals) for intervals in (True, False))
-        wide = _width(head, full) > WIDTH
+        tables, wide = _fitted(head, *(_lines(group, titles, intervals) for intervals in (True, False)))
         without |= wide
-        tables = [table(h, rows) for h, rows in (_shared(head, short) if wide else [(head, full)])]
         blocks.append("\n\n".join([f"{dataset} / {model}", *tables]))
     notes = ["mean" if without else "mean [95% bootstrap interval over images]"]
     notes.append("passes: forwards of the explanation, per image, as its seconds")
-    if without:
-        notes.append(f"95% intervals: python -m experiments.tables results_dir={folder}")
+    notes += [_where_intervals_are(folder)] * without
     return "\n\n".join([*blocks, "\n".join(notes)])
+
+
+def ablation_table(sweep: AblationSweep, folder: Path | str) -> str:
+    """One ablation, a line per value, 80 columns wide, with or without intervals as in :func:`sweep_table`."""
+    columns = [(column, sweep.significant(name)) for name, column in sweep.curves.items()]
+    full: list[list[str]] = []
+    short: list[list[str]] = []
+    for label in sweep.labels:
+        entries = [(column.entry(label), " †" * (label in marked)) for column, marked in columns]
+        n = max((e["n"] for e, _ in entries if e), default=0)
+        for rows, intervals in ((full, True), (short, False)):
+            texts = [_entry(entry, n, intervals) + sign for entry, sign in entries]
+            rows.append([f"{label}{' (usual)' * (label == sweep.usual)}", str(n), *texts])
+    tables, without = _fitted([sweep.ablation.title, "n", *(c.title for c, _ in columns)], full, short)
+    notes = ["mean" if without else "mean [95% bootstrap interval over images]"]
+    notes += ["†: differs significantly from the usual setting (Wilcoxon, Holm, .05)", *sweep.notes]
+    notes += [_where_intervals_are(folder)] * without
+    return "\n\n".join([f"# Ablation: {sweep.ablation.title}", sweep.title, *tables, "\n".join(notes)])
+
+
+def _where_intervals_are(folder: Path | str) -> str:
+    return f"95% intervals: python -m experiments.tables results_dir={folder}"
+
+
+def _fitted(head: Sequence[str], full: Sequence[Sequence[str]], short: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+    """The full lines as one table where there is room for it; else the short ones as several, and True."""
+    wide = _width(head, full) > WIDTH
+    return [table(h, rows) for h, rows in (_shared(head, short) if wide else [(head, full)])], wide
 
 
 def _lines(group: Sequence[tuple[str, Result]], titles: Mapping[str, str], intervals: bool) -> list[list[str]]:
@@ -96,6 +122,11 @@ def _passes(cell: Result) -> str:
     """Forwards of an explanation; passes of the tail, which are cheaper, beside them."""
     whole, tail = cell.passes["explain_forwards"], cell.passes["explain_tail_forwards"]
     return f"{whole:.0f}+{tail:.0f} tail" if tail else f"{whole:.0f}"
+
+
+def _failures(cell: Result) -> str:
+    text = f"failures: {describe_failures(cell.failures, zeros=True)}"
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * len("failures: "))
 
 
 def _cost(cell: Result) -> str:

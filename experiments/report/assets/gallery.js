@@ -475,7 +475,7 @@ function step(by) {
 
 // print: all tables, and the pictures of the first images that are shown
 
-const PRINTED = 60;
+const PRINTED = 60; // as the page says
 
 async function prepare() {
   document.querySelectorAll("details").forEach((d) => { d.open = true; });

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from experiments.jobs import sweep
 from experiments.jobs.work import _told_apart
 from experiments.store.reading import read_results
-from experiments.tables.console import WIDTH, sweep_table
+from experiments.tables.ablations import ablation_sweeps
+from experiments.tables.console import WIDTH, ablation_table, sweep_table
 from tests.cells import write_cell
 
 VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -72,3 +73,18 @@ def test_the_place_in_a_sweep_and_the_time_left(monkeypatch: pytest.MonkeyPatch)
     now[0] += 60  # two took a minute: ten take five
     assert jobs.place() == f"cell 3 of 12, {tqdm.format_interval(300)} left" == "cell 3 of 12, 05:00 left"
     assert sweep.Sweep().place() == ""
+
+
+def test_an_ablation_fits_too(tmp_path: Path) -> None:
+    for k in (2, 4, 8):
+        values = dict.fromkeys(("deletion", "insertion", "overall", "necessity"), [v + k / 100 for v in VALUES])
+        write_cell(tmp_path, "suny", values, overrides=[f"method.k={k}"])
+    (sweep_of_k,) = [s for s in ablation_sweeps(read_results(tmp_path)) if s.ablation.name == "k"]
+    text = ablation_table(sweep_of_k, "DIR")
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert max(len(line) for table in tables for line in table.splitlines()) <= WIDTH
+    rows = [[c.strip() for c in line.split("|")[1:4]] for line in tables[0].splitlines()[2:]]
+    # .35 + k / 100; six images that all differ from k=8 have p = 2 / 64, and .0625 adjusted over two
+    assert rows == [["2", "6", "0.370"], ["4", "6", "0.390"], ["8 (usual)", "6", "0.430"]]
+    assert text.startswith("# Ablation: number of candidates k\n\n")
+    assert text.endswith("results_dir=DIR")
