@@ -77,7 +77,7 @@ def test_the_place_in_a_sweep_and_the_time_left(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_ablation_fits_too(tmp_path: Path) -> None:
     for k in (2, 4, 8):
-        values = dict.fromkeys(("deletion", "insertion", "overall", "necessity"), [v + k / 100 for v in VALUES])
+        values = {name: [v + k / 100 for v in VALUES] for name in ("deletion", "insertion", "overall", "necessity")}
         write_cell(tmp_path, "suny", values, overrides=[f"method.k={k}"])
     (sweep_of_k,) = [s for s in ablation_sweeps(read_results(tmp_path)) if s.ablation.name == "k"]
     text = ablation_table(sweep_of_k, "DIR")
