@@ -25,6 +25,11 @@ def main() -> int:
 
         print(list_metrics())
         return EXIT_OK
+    if "--methods" in sys.argv:
+        from experiments.tables.listing import list_methods
+
+        print(list_methods())
+        return EXIT_OK
     config.register_launchers()
     with tempfile.TemporaryDirectory() as elsewhere:  # for Hydra's notes, which it writes before anything is checked
         own = [f"--config-dir={folder}"] if (folder := own_folder()) else []

@@ -4,9 +4,10 @@ Prints the network's top-5 classes and writes one picture: input, necessity, suf
 colour square, and the overlay; of several methods (``method=suny,gradcam``, or ``method=all``) one overlay each. Own keys:
 
     target=CLASS   the class to explain: an index, a WordNet id or a name; default: predicted, the network's top-1
-    out=FILE       the picture; default: <image>-<method>.png in the current folder
+    out=FILE       the picture; default: <results_dir>/explained/<image>-<method>.png
     arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
                    methods saliency-<method>)
+    colours=published  necessity in blue instead of cyan, as in earlier pictures; default: even
 
 All others are those of run.py: method=, model=, model.checkpoint=, device=, seed=, ...
 """
@@ -25,6 +26,7 @@ from experiments.command import data_folders
 from experiments.command.options import Names, OptionalPlace, parse, refuse_flags, split, wants_help
 from experiments.command.program import EXIT_OK, composed, guarded
 from experiments.store.records import writing
+from suny.bivariate import Colours
 from suny.configured import configured
 from suny.errors import UserError
 
@@ -37,6 +39,7 @@ class Options:
     out: OptionalPlace = None
     arrays: OptionalPlace = None
     method: Names = ()
+    colours: Colours = "even"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,16 +62,16 @@ def main(arguments: Sequence[str]) -> int:
     explanations = image.explain(runs)
 
     name = runs[0].explainer.name if len(runs) == 1 else "methods"
-    out = options.out or Path(f"{image.path.stem}-{name}.png")
+    out = options.out or Path(runs[0].settings.results_dir).expanduser() / "explained" / f"{image.path.stem}-{name}.png"
     from experiments.figures.explanation import save_grid, save_picture  # not above: mistakes are told without it
 
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             if len(runs) == 1:
-                save_picture(out, image.visible, explanations[name], image.caption)
+                save_picture(out, image.visible, explanations[name], image.caption, colours=options.colours)
             else:
-                save_grid(out, image.visible, explanations, image.caption)
+                save_grid(out, image.visible, explanations, image.caption, options.colours)
         except ValueError as error:
             raise UserError(f"out={out}: {error}.") from error
     print(f"picture: {out}")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from suny import choices, entry, explanation
+from suny.bivariate import Colours
 from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.classifiers.layers import Reshape
 from suny.classifiers.outputs import OutputKind, checked_kind
@@ -157,6 +158,7 @@ class Explanation(explanation.Explanation):
         boxes: Boxes | None = None,
         names: Sequence[str] | None = None,
         limit: int = _SHOWN,
+        colours: Colours = "even",
     ) -> Figure:
         """A line of pictures for each image: the input, N, S, both with the colour square, and the overlay.
 
@@ -168,14 +170,17 @@ class Explanation(explanation.Explanation):
             boxes: for each image its boxes as edges (x0, y0, x1, y1) in its pixels.
             names: of the classes; captions have them.
             limit: images at most.
+            colours: of the two sides: ``even``, from cyan to orange; ``published``, from blue to orange.
 
         Returns: a matplotlib figure, which notebooks show; ``figure.savefig(...)`` writes it.
 
         Raises:
-            UserError: another number of photos or boxes than of images.
+            UserError: another number of photos or boxes than of images; colours that are neither.
         """
         from suny import plots
 
+        if colours not in get_args(Colours):
+            raise UserError(f"colours={colours!r} are unknown. Valid: {', '.join(get_args(Colours))}.")
         for what, given in (("photos", photos), ("boxes", boxes)):
             if given is not None and len(given) != len(self):
                 raise UserError(f"{what} are {len(given)} for {len(self)} images: give one entry for each image.")
@@ -187,7 +192,7 @@ class Explanation(explanation.Explanation):
             else [_picture(photo) for photo in photos[:count]]
         )
         rows = [
-            plots.panels(picture, *(arrays[name][at] if name in arrays else None for name in _SIDES))  # type: ignore[arg-type]
+            plots.panels(picture, **{name: arrays[name][at] if name in arrays else None for name in _SIDES}, colours=colours)  # type: ignore[arg-type]
             for at, picture in enumerate(pictures)
         ]
         classes = [names[c] if names is not None else f"class {c}" for c in self.targets[:count].tolist()]
@@ -196,7 +201,7 @@ class Explanation(explanation.Explanation):
             for name, what, flags in zip(self.ids, classes, self.flags, strict=False)
         ]
         around = [[(float(a), float(b), float(c), float(d)) for a, b, c, d in one] for one in boxes[:count]] if boxes else []
-        return plots.draw(rows, captions, around or [[]] * count)
+        return plots.draw(rows, captions, around or [[]] * count, colours)
 
     def save(self, path: str | os.PathLike[str], **arguments: Any) -> Path:
         """Writes the picture (.png, .pdf, .svg), or the maps as arrays (.npz: the maps, ``targets``, ``ids``).

@@ -36,6 +36,15 @@ class Job:
 
 _job: Job | None = None
 
+# Where in a sweep the cell stands that is computed now.
+_place = ""
+
+
+def set_place(text: str) -> None:
+    """What the next bars say before the name of their cell."""
+    global _place
+    _place = text
+
 
 def enter(report: Path | None) -> None:
     """Notes that this process runs a job for another one, which reads the report; None: no longer."""
@@ -91,8 +100,9 @@ class ProgressBar:
 
     def __init__(self, title: str, done: int, total: int) -> None:
         self._state = [done, done, total]
+        name = ", ".join(filter(None, [_place, title]))
         hidden = {} if _job is None else {"disable": True}
-        self._bar: Any = tqdm(total=total, initial=done, desc=title, unit="img", smoothing=0, **hidden)
+        self._bar: Any = tqdm(total=total, initial=done, desc=name, unit="img", smoothing=0, **hidden)
         self._reported = 0.0
         self._report()
 

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from experiments.figures.explanation import drawable, over, save
+from experiments.figures.explanation import save
 from metrics.base import Part, Side
-from suny.bivariate import bivariate
+from suny.plots import drawable, two_sided
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def save_case(path: Path, visible: Image.Image, maps: Mapping[str, CaseMap], par
     for axis, case_map in zip(axes[1:], maps.values(), strict=True):
         values = case_map.values.double().cpu().numpy()
         strength = values / (values.max() or 1.0)
-        colour = bivariate(strength, 0) if case_map.side == "necessity" else bivariate(0, strength)
-        axis.imshow(over(photo, colour, strength))
+        axis.imshow(two_sided(photo, *((strength, 0.0) if case_map.side == "necessity" else (0.0, strength))))
         hit = f"parts hit: {', '.join(case_map.hit) or 'none'}" if parts else ""
         other = "E_S" if case_map.side == "necessity" else "E_N"
         flags = [flag for flag in case_map.diagnostics.get("flags", []) if not flag.startswith(other)]

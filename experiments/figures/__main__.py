@@ -4,6 +4,7 @@
     out=DIR            where the figures go, each as vector PDF and as PNG; default: the folder figures in results_dir
     images=N           rows of the method grid; default: 6 (needs maps=true)
     strips=N           sanity-check strips of the first N images: explains again, as the cell's card says; default: 0
+    colours=published  necessity in blue instead of cyan, as in earlier pictures; default: even
     dataset.root=DIR   where the images are now, if they have moved
 
 Drawn is what the results hold: the method grid and the colour square (cells with maps), curves of deletion, insertion,
@@ -26,6 +27,7 @@ from experiments.command.options import Count, OptionalPlace, Place, parse, want
 from experiments.command.program import EXIT_OK, guarded
 from experiments.figures.drawing import figures, save, styled
 from experiments.store.reading import read_results
+from suny.bivariate import Colours
 from suny.configured import configured
 
 
@@ -37,6 +39,7 @@ class Options:
     out: OptionalPlace = None
     images: Count = 6
     strips: Count = 0
+    colours: Colours = "even"
     root: Annotated[str, Field(alias="dataset.root")] = ""
 
 
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or options.results_dir / "figures"
     results = read_results(options.results_dir)
     data_folders.refuse(out, "out")
-    drawn = figures(results, options.root or None, options.images, options.strips)
+    drawn = figures(results, options.root or None, options.images, options.strips, options.colours)
     with styled():
         for name, draw in tqdm(drawn.items(), unit="figure"):
             save(draw(), out / name)

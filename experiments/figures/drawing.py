@@ -7,6 +7,7 @@ figure also reads in grey.
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ from experiments.tables.comparisons import Comparison, compare_columns
 from experiments.tables.text import FEWEST, arrow, limits, p_value
 from metrics.sanity import CONTROLS
 from metrics.statistics import Entry, mean_band
-from suny.bivariate import bivariate
+from suny.bivariate import Colours
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError
 from suny.explanation import explained
 from suny.images.decode import decode
-from suny.plots import common_scale, draw_legend, drawable, heat, over
+from suny.plots import draw_legend, drawable, heat, over, overlay
 from suny.seeds import image_seed
 
 # Okabe and Ito, "Color universal design", 2008; without yellow, which is lost on white
@@ -61,6 +62,9 @@ _STYLE: Any = {
 # What matplotlib must leave out for a file without a date.
 _UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
+# Points of a plane, beyond which they are drawn as pixels.
+_MANY = 1000
+
 _CURVES = {
     "deletion": ("pixels removed", "p"),
     "insertion": ("pixels restored", "p"),
@@ -78,7 +82,9 @@ def styles(rows: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, strips: int = 0) -> dict[str, Callable[[], Any]]:
+def figures(
+    results: Sequence[Result], root: str | None = None, rows: int = 6, strips: int = 0, colours: Colours = "even"
+) -> dict[str, Callable[[], Any]]:
     """The figures that can be drawn from the results, by name; each is a function that returns it."""
     drawings: dict[str, Callable[[], Any]] = {}
 
@@ -95,8 +101,8 @@ def figures(results: Sequence[Result], root: str | None = None, rows: int = 6, s
     for block in blocks(results, list(dict.fromkeys(m for r in results for m in r.measures))):
         cells = _with_maps(block)
         if cells:
-            add(file_name("methods", block), grid, cells, root, rows)
-            drawings["colour_square"] = colour_square
+            add(file_name("methods", block), grid, cells, root, rows, colours)
+            add("colour_square", colour_square, colours)
     for block in blocks(results, ["sanity"]):
         add(file_name("sanity", block), sanity, block)
         if strips:
@@ -141,7 +147,9 @@ def curves(block: Block) -> Any:
             look = looks[row]
             axis.plot(fraction, mean, **look, markevery=max(1, len(fraction) // 8), markersize=3.5, linewidth=1.2, label=row)
             if len(values) >= FEWEST:
-                axis.fill_between(fraction, low, high, color=look["color"], alpha=0.08, linewidth=0)
+                drawn = [r for r in block.rows if r in known[name]]
+                place = drawn.index(row) / (len(drawn) - 1) - 0.5 if len(drawn) > 1 else 0.0
+                _band(axis, fraction, low, high, look, place)
         count = max(len(values) for _, values in known[name].values())
         pixels, value = _CURVES.get(name, ("pixels", name.replace("_", " ")))
         axis.set(title=f"{name}, {count} images", xlabel=f"share of the {pixels}", ylabel=value)
@@ -164,10 +172,13 @@ def plane(block: Block) -> Any:
     everything = np.concatenate(list(points.values())) if points else np.zeros((0, 2))
     looks = styles(block.rows)
     for axis, (row, own) in zip(axes.flat, points.items(), strict=False):
-        axis.scatter(*everything.T, s=3, color="0.8", linewidths=0)
-        axis.scatter(*own.T, s=12, color=looks[row]["color"], marker=looks[row]["marker"], linewidths=0, alpha=0.8)
+        # thousands of points are pixels, also in a file of vectors
+        many = len(everything) > _MANY
+        axis.scatter(*everything.T, s=3, color="0.8", linewidths=0, rasterized=many)
+        look = {"color": looks[row]["color"], "marker": looks[row]["marker"]}
+        axis.scatter(*own.T, s=12, linewidths=0, alpha=0.8, rasterized=many, **look)
         axis.plot(*own.mean(0), "k+", markersize=11, markeredgewidth=1.6)
-        axis.set_title(f"{row}: S {own[:, 0].mean():.2f}, N {own[:, 1].mean():.2f}")
+        axis.set_title(f"{row}: S {own[:, 0].mean():.2f}, N {own[:, 1].mean():.2f}, n {len(own)}")
     for axis in axes.flat[len(points) :]:
         axis.set_axis_off()
     figure.supxlabel("sufficiency S", fontsize=8)
@@ -176,7 +187,7 @@ def plane(block: Block) -> Any:
     return figure
 
 
-def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
+def grid(cells: Sequence[Result], root: str | None, rows: int, colours: Colours = "even") -> Any:
     """The first images of a cell with every method's map: of two-sided methods both sides in colours, of others a heat map."""
     images = images_of(cells[0], root)
     stored = [(i, {c.row: m for c in cells if (m := maps_of(c, i)) is not None}) for i in list(cells[0].records)[:rows]]
@@ -195,16 +206,17 @@ def grid(cells: Sequence[Result], root: str | None, rows: int) -> Any:
         line[0].set_title(f"{drawable(name)}, p {cells[0].records[image]['prob']:.2f}", fontsize=6, loc="left")
         for axis, cell in zip(line[1:], cells, strict=True):
             if cell.row in maps:
-                axis.imshow(over(photo, *_coloured(maps[cell.row])))
+                axis.imshow(overlay(photo, maps[cell.row], colours))
     more = f" (no photographs: {images.why})" if images.why else ""
-    figure.suptitle(f"{cells[0].dataset} / {cells[0].model}{more}", fontsize=8)
+    shown = f"{len(stored)} of {max(len(c.records) for c in cells)} images"
+    figure.suptitle(f"{cells[0].dataset} / {cells[0].model}: {shown}{more}", fontsize=8)
     return figure
 
 
-def colour_square() -> Any:
+def colour_square(colours: Colours = "even") -> Any:
     """The legend of the two-dimensional map."""
     figure, axes = _axes(1, 1, 1.8, 1.8)
-    draw_legend(axes[0, 0])
+    draw_legend(axes[0, 0], colours)
     axes[0, 0].grid(False)
     return figure
 
@@ -228,7 +240,7 @@ def sanity(block: Block) -> Any:
             title={"spearman": "Spearman's correlation", "ssim": "SSIM"}[what], xlabel="random from this layer to the output"
         )
     _legend(figure, axes.flat)
-    figure.suptitle(f"{block.title}: similarity to the original map", fontsize=8)
+    figure.suptitle(f"{block.title}: similarity to the original map, {_images(block.cells)}", fontsize=8)
     return figure
 
 
@@ -266,7 +278,7 @@ def sanity_strips(block: Block, root: str | None, count: int) -> Any:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
-    figure.suptitle(f"{block.title}: random from this layer to the output", fontsize=8)
+    figure.suptitle(f"{block.title}: random from this layer to the output, {len(images)} images", fontsize=8)
     return figure
 
 
@@ -307,7 +319,7 @@ def critical_difference(compared: Comparison) -> Any:
     axis.set(xlim=(0.2 - 0.16 * k, k + 0.8 + 0.16 * k), ylim=(-top - 0.25 * half, 1.2))
     tested = f"{ranks['n']} images (Friedman p {p_value(ranks['p'])})"
     title = f"{compared.block.title}: average rank in {compared.column.title}, {tested}"
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 90), fontsize=8)
     return figure
 
 
@@ -326,7 +338,7 @@ def ablation(sweep: AblationSweep) -> Any:
     for axis in axes.flat[len(sweep.curves) :]:
         axis.set_axis_off()
     figure.supxlabel(sweep.ablation.title, fontsize=8)
-    figure.suptitle(f"{sweep.title}, mean and 95% interval", fontsize=8)
+    figure.suptitle(f"{sweep.title}, mean and 95% interval, {_images(sweep.cells)}", fontsize=8)
     return figure
 
 
@@ -345,18 +357,31 @@ def _error_bars(
     axis.plot(x[joined], means[joined], **look, markersize=4, linewidth=1.1, label=label)
 
 
+def _band(axis: Any, x: Any, low: Any, high: Any, look: dict[str, Any], place: float) -> None:
+    """A pale band, and at some points a line from its one end to the other, at a place of the method's own beside the point:
+    where bands of several methods lie over each other, each can still be read.
+
+    Args:
+        place: from -.5 to .5, the method's among all.
+    """
+    axis.fill_between(x, low, high, facecolor=look["color"], alpha=0.06, linewidth=0)
+    step = max(1, len(x) // 8)
+    at = slice(step // 2, None, step)
+    beside = np.asarray(x)[at] + 0.7 * place * step * (x[-1] - x[0]) / max(1, len(x) - 1)
+    axis.vlines(beside, low[at], high[at], colors=look["color"], linewidth=1.0, linestyles="solid")
+    axis.scatter(np.repeat(beside, 2), np.ravel([low[at], high[at]], "F"), s=5, color=look["color"], marker="_", linewidths=1.0)
+
+
+def _images(cells: Sequence[Result]) -> str:
+    counts = sorted({len(c.records) for c in cells})
+    return f"{counts[0]} images" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} images"
+
+
 def _cliques(places: NDArray[np.float64], width: float) -> list[tuple[int, int]]:
     """First and last of the longest runs of sorted average ranks that lie within the critical difference."""
     runs = [(first, int(np.flatnonzero(places - places[first] <= width)[-1])) for first in range(len(places))]
     runs = [(first, last) for first, last in runs if last > first]
     return [r for at, r in enumerate(runs) if not any(o[0] <= r[0] and r[1] <= o[1] for o in runs[:at])]
-
-
-def _coloured(maps: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if {"necessity", "sufficiency"} <= set(maps):
-        n, s = common_scale(maps["necessity"], maps["sufficiency"])
-        return bivariate(n, s), np.maximum(n, s)
-    return heat(maps["saliency"])
 
 
 def _with_maps(block: Block) -> list[Result]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experiments.store.reading import Result
 from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
-from experiments.tables.render import ablation_markdown
+from experiments.tables.console import ablation_table
 from experiments.tables.specs import ablated_measures
 from experiments.tables.text import interval, table
 from metrics.base import Metric
@@ -49,8 +49,9 @@ def after_sweep(cells: Sequence[Result], folder: Path) -> list[str]:
         for block in blocks(cells, ["sanity"]):
             texts.append(_draw(drawing.sanity(block), folder / drawing.file_name("sanity", block)))
         for sweep in ablation_sweeps(cells):
-            text = ablation_markdown(sweep.ablation.title, [sweep], folder).strip()
-            texts.append(f"{text}\n\n{_draw(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}")
+            texts.append(
+                f"{ablation_table(sweep, folder)}\n\n{_draw(drawing.ablation(sweep), folder / drawing.sweep_name(sweep))}"
+            )
     return texts
 
 

@@ -6,6 +6,7 @@ A job never raises what ends the others: what has become of it is told at once, 
 from __future__ import annotations
 
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
@@ -72,12 +73,24 @@ class Sweep:
         endings: in the order in which the jobs ended.
         told: lines that are not to be told again.
         estimator: that of a dry run.
+        expected: how many jobs there are, where they run in this process one after the other.
+        began: when, by the clock that only goes forwards.
     """
 
     several: bool = False
     endings: list[JobEnding] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     estimator: work.Estimator | None = None
+    expected: int = 1
+    began: float = field(default_factory=time.monotonic)
+
+    def place(self) -> str:
+        """Which of the jobs is next, and how long they will all take if they go on as until now; empty for a single one."""
+        if self.expected < 2:
+            return ""
+        ended = len(self.endings)
+        left = (time.monotonic() - self.began) / ended * (self.expected - ended) if ended else 0.0
+        return f"cell {ended + 1} of {self.expected}" + (f", {tqdm.format_interval(left)} left" if ended else "")
 
     def add(self, ending: JobEnding, name: str = "") -> None:
         """Tells how a job ended; a mistake that several jobs share is told once, and counted at the end.
@@ -156,6 +169,11 @@ def begin() -> Sweep:
     return _sweep
 
 
+def expect(count: int) -> None:
+    """Notes how many jobs the command has."""
+    _sweep.expected = count
+
+
 def compute(cfg: DictConfig) -> JobEnding:
     """One job, as Hydra and its launchers call it. A mistake is told; in a sweep the other jobs go on, after a defect too."""
     hydra = HydraConfig.get()
@@ -169,6 +187,7 @@ def compute(cfg: DictConfig) -> JobEnding:
             _sweep.estimator = _sweep.estimator or work.Estimator()
             ending.estimate = _sweep.estimator.estimate(run)
         else:
+            progress.set_place(_sweep.place())
             ending.cell = work.run_cell(run)
     except Exception as error:  # caught here: Hydra would print a line of its own first
         known = diagnosis(error)

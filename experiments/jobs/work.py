@@ -17,8 +17,9 @@ from experiments.jobs.arguments import distinguish
 from experiments.jobs.dry_run import TRIED
 from experiments.jobs.dry_run import Estimator as Estimator
 from experiments.jobs.estimate import Estimate, estimates_text
-from experiments.store.reading import Result, read_result, without_records
+from experiments.store.reading import Result, differing, read_result, without_records
 from experiments.tables.console import cell_table, sweep_table
+from experiments.tables.listing import flatten, shorten
 
 
 def dry_run_text(estimates: Sequence[Estimate], estimator: Estimator) -> str:
@@ -38,7 +39,7 @@ def sweep_texts(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ..
         folder: for pictures.
     """
     results = _read(cells, overrides)
-    return [_with_notes(sweep_table(results), cells), *after_sweep([result for _, result in results], folder)]
+    return [_with_notes(sweep_table(results, folder), cells), *after_sweep([result for _, result in results], folder)]
 
 
 def _with_notes(text: str, cells: Sequence[FinishedCell]) -> str:
@@ -58,5 +59,18 @@ def _read(cells: Sequence[FinishedCell], overrides: Sequence[tuple[str, ...]]) -
         keys = [k for k in name.split(", ") if k and not re.match(r"(method|dataset|model|metrics|shard\.\w+)=", k)]
         row = f"{result.method} ({', '.join(k.removeprefix('method.') for k in keys)})" if keys else result.method
         results.append((row, without_records(result, compared_numbers(result))))
-    places = [(row, r.dataset, r.model) for row, r in results]
-    return [(f"{row} {r.digest}" if places.count(p) > 1 else row, r) for (row, r), p in zip(results, places, strict=True)]
+    return [(_told_apart(row, r, results), r) for row, r in results]
+
+
+def _told_apart(row: str, result: Result, results: Sequence[tuple[str, Result]]) -> str:
+    """The name of a row, with the keys that tell it from others of the same name."""
+    same = [r for name, r in results if (name, r.dataset, r.model) == (row, result.dataset, result.model)]
+    if len(same) == 1:
+        return row
+    identities = [flatten(r.identity) for r in same]
+    own = flatten(result.identity)
+    # a digest says nothing that the setting behind it does not say
+    keys = differing(identities)
+    shown = [k for k in keys if not k.endswith("sha256")] or keys
+    texts = [f"{key.removeprefix('method.')}={shorten(own.get(key))}" for key in shown]
+    return f"{row} ({', '.join(texts)})"

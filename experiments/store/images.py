@@ -19,9 +19,9 @@ from experiments.command.program import composed
 from experiments.store.reading import Result
 from suny.errors import UserError
 from suny.explanation import MissingMap
-from suny.images.dataset import Dataset, Sample, object_in_view
-from suny.images.decode import Decoded, UnreadableImage, decode
-from suny.images.masks import Mask
+from suny.images.dataset import Dataset, Sample, upright_annotation
+from suny.images.decode import UnreadableImage, decode
+from suny.images.geometry import Box
 from suny.images.view import View
 
 Maps = Mapping[str, NDArray[Any]]
@@ -46,24 +46,28 @@ class CellImages:
     def class_name(self, index: int | None) -> str:
         return "-" if index is None else self.class_names.get(index, f"class {index}")
 
-    def visible(self, image: str) -> Image.Image | None:
-        """The network's view; None where the image is not there or can't be decoded."""
-        found = self._decoded(image)
-        return None if found is None else self.view.visible(found[1].image)
+    def seen(self, image: str) -> tuple[Image.Image, list[Box]] | None:
+        """The network's view and the boxes in it, pixels of the view; None where the image is not there or can't be decoded.
 
-    def object(self, image: str) -> Mask | None:
-        """The annotated object in the network's view, bool (H, W); None where it is not known, or there is no view."""
-        found = self._decoded(image)
-        return None if found is None else object_in_view(*found, self.view)
-
-    def _decoded(self, image: str) -> tuple[Sample, Decoded] | None:
+        An annotation that does not fit its image gives no box.
+        """
         sample = self.samples.get(image)
         if sample is None or not sample.path.is_file():
             return None
         try:
-            return sample, decode(sample.path)
+            decoded = decode(sample.path)
         except UnreadableImage:
             return None
+        try:
+            boxes, _ = self.view.boxes(upright_annotation(sample, decoded), decoded.image.size)
+        except UserError:
+            boxes = []
+        return self.view.visible(decoded.image), boxes
+
+    def visible(self, image: str) -> Image.Image | None:
+        """The network's view; None where the image is not there or can't be decoded."""
+        seen = self.seen(image)
+        return None if seen is None else seen[0]
 
 
 def images_of(result: Result, root: str | None = None) -> CellImages:

@@ -1,4 +1,4 @@
-"""Lists: cells in a few lines each, so that their folders can be told apart by eye, and all metrics."""
+"""Lists: cells in a few lines each, so that their folders can be told apart by eye, all metrics and all methods."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from experiments.command.program import composed
 from experiments.store.card import name_of_column
 from experiments.store.reading import Result, differing
 from experiments.tables.text import arrow, table
+from suny.choices import methods
 
 # Digests that say nothing where settings say why they differ, and the group of these settings.
 _EXPLAINED = {"images": "dataset.", "weights": "model."}
@@ -29,14 +30,14 @@ def describe(results: Sequence[Result], cells: Sequence[Sequence[Result]], root:
     """
     first = results[0]
     neighbours = [c[0] for c in cells if _names(c[0]) == _names(first)]
-    keys = differing([_flatten(n.identity) for n in neighbours])
+    keys = differing([flatten(n.identity) for n in neighbours])
     digests = [g for g, settings in _EXPLAINED.items() if any(k.startswith(settings) for k in keys)]
     shown = [k for k in keys if k.partition(".")[0] not in digests]
-    own = _flatten(first.identity)
+    own = flatten(first.identity)
     state = "complete" if first.complete else "unfinished"
     lines = [f"{first.folder.relative_to(root).as_posix()}   {len(first.records)} of {first.count} images, {state}"]
     if shown:
-        lines.append(f"    differs in {', '.join(f'{k}={_shorten(own.get(k))}' for k in shown)}")
+        lines.append(f"    differs in {', '.join(f'{k}={shorten(own.get(k))}' for k in shown)}")
     columns = []
     for key, column in first.card["columns"].items():
         name = name_of_column(key, column)
@@ -63,19 +64,30 @@ def list_metrics() -> str:
     return table(head, rows.values())
 
 
+def list_methods(width: int = 80) -> str:
+    """Every method that has a conf file, a line each: name, family, both sides or not, and what it is."""
+    known = methods()
+    name, family = (max(map(len, texts)) for texts in (known.index, known["family"]))
+    lines = []
+    for method, row in known.iterrows():
+        line = f"{method!s:{name}}  {row['family']:{family}}  {'N+S' if row['maps'] == 'N and S' else '':3}  {row['reference']}"
+        lines.append(line if len(line) <= width else f"{line[: width - 3].rstrip(' ,;:(')}...")
+    return "\n".join([*lines, "", "Each in full, with its keys: conf/method. N+S: it says necessity and sufficiency."])
+
+
 def _names(result: Result) -> tuple[str, str, str]:
     return result.dataset, result.model, result.method
 
 
-def _flatten(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in identity.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value as text, of a SHA-256 its first eight digits."""
     text = "null" if value is None else str(value)
     return text[:8] if len(text) == 64 else text

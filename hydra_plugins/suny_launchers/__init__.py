@@ -1,10 +1,12 @@
-"""Hydra's launchers of other processes, made for long work: one job that dies does not end the others, and is told at once.
+"""Hydra's launchers, made for long work: one job that dies does not end the others, and is told at once.
 
-They build on the launchers of hydra-joblib-launcher and hydra-submitit-launcher, which need not be installed. Hydra finds
+Those of other processes build on hydra-joblib-launcher and hydra-submitit-launcher, which need not be installed. Hydra finds
 plugins in a folder of this name beside the program; ``conf/launchers`` has their keys, and presets of them.
 """
 
 from contextlib import suppress
+
+from ._serial import SerialLauncher as SerialLauncher
 
 with suppress(ImportError):
     from ._joblib import JoblibLauncher as JoblibLauncher

@@ -149,7 +149,7 @@ COMPOSED = {
     "experiments.train": "train",
     "experiments.accuracy": "config",
 }
-FLAGS = {"-m", "--multirun", "--help", "--metrics", "--check", "--cfg", "--resolve"}
+FLAGS = {"-m", "--multirun", "--help", "--methods", "--metrics", "--check", "--cfg", "--resolve"}
 # What stands for a value of a group that the reader chooses.
 PLACEHOLDER = re.compile(r"\w+=([A-Z]|\.\.\.)")
 
@@ -281,7 +281,7 @@ def check(command: Command) -> None:
     if configuration is None:
         assert not others, f"unknown keys {others}"
         return
-    if "--metrics" in command.flags:
+    if {"--methods", "--metrics"} & set(command.flags):
         return
     # shards=N is a key of the command line alone; method=all one of explain
     others = [k for k in others if not re.match(r"shards=\d+$|method=all$", k) and not PLACEHOLDER.fullmatch(k)]

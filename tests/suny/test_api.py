@@ -443,6 +443,8 @@ def test_pictures() -> None:
         found.plot(photos=[np.zeros((16, 16, 3))])
     with pytest.raises(UserError, match=r"photos: one has the shape \(16, 16\)"):
         found[0].plot(photos=[np.zeros((16, 16))])
+    with pytest.raises(UserError, match="colours='blue' are unknown"):
+        found.plot(colours="blue")  # type: ignore[arg-type]
 
 
 def test_saving(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from experiments.command.program import composed, guarded
 from experiments.jobs.arguments import with_flags_last
 from experiments.jobs.sweep import JobEnding, failed_jobs
 from experiments.store.records import CellFolder, read_records
+from experiments.tables.listing import list_methods
 from metrics.base import Metric
 from metrics.statistics import mean_interval
 from suny.errors import UserError
@@ -170,8 +171,12 @@ def test_every_method_runs_on_the_demo(cli: Cli, tmp_path: Path, pattern: str) -
     ended = cli("-m", f"method={pattern}", "points=3", "metrics=fast", "dataset.limit=1", f"results_dir={tmp_path}")
     assert ended.code == 0, ended.err
     assert len(list(tmp_path.glob("*/*/*/summary.json"))) == len(methods)
-    table = ended.out[ended.out.index("demo / efficientnet_lite0") :]
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == methods
+    tables = ended.out[ended.out.index("demo / efficientnet_lite0\n") :].split("\n\n")[1:]
+    tables = [table for table in tables if table.startswith("| method ")]
+    assert tables
+    for table in tables:  # as many as 80 columns need
+        assert max(map(len, table.splitlines())) <= 80
+        assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == methods
     assert not list(ROOT.glob("multirun*"))
     assert not list(ROOT.glob("outputs"))
     assert not list(ROOT.glob("*.log"))
@@ -464,8 +469,26 @@ def test_a_typo_in_a_sweep_is_told_before_anything_runs(cli: Cli, tmp_path: Path
 def test_help_and_unknown_flags() -> None:
     done = subprocess.run(command("--help"), capture_output=True, text=True)
     assert done.returncode == 0
-    for word in ("method: ablationcam, center, cexcnn, ", "SUNY_DATA", "results_dir=DIR", "Exit codes"):
+    for word in ("python run.py --methods", "SUNY_DATA", "results_dir=DIR", "--cfg job", "Exit codes"):
         assert word in done.stdout
+    lines = done.stdout.rstrip().splitlines()
+    assert len(lines) <= 40  # one screen
+    assert max(map(len, lines)) <= 80
+    # the choices that it names are there
+    for group in ("dataset", "experiment"):
+        text = re.search(rf"{group}=\s+(.*?)(?= and others|\n\s+\w+=|\n\n)", done.stdout, re.S)
+        assert text
+        names = re.findall(r"\w+", text[1])
+        assert len(names) > 4
+        assert all((CONF / group / f"{name}.yaml").is_file() for name in names)
+
+
+def test_every_method_has_a_line() -> None:
+    *lines, _, more = list_methods().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(p.stem for p in (CONF / "method").glob("*.yaml"))
+    assert max(map(len, lines)) <= 80
+    assert re.match(r"center +control +Control: a centred Gaussian", lines[1])
+    assert "conf/method" in more
 
 
 # configuration
@@ -549,7 +572,7 @@ def test_explain_draws_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert out.splitlines()[1].split() == ["0.9511", "967", "espresso"]
     assert sum(line.startswith("  0.") for line in out.splitlines()) == 5
-    assert Image.open(tmp_path / "coffee-suny.png").width > 1000
+    assert Image.open(tmp_path / "results" / "runs" / "explained" / "coffee-suny.png").width > 1000
     with np.load(tmp_path / "maps.npz") as maps:
         assert maps["image"].shape == (224, 224, 3)
         np.testing.assert_allclose(maps["saliency"], (maps["necessity"] + maps["sufficiency"]) / 2, rtol=1e-6)

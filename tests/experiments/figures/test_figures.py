@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -19,7 +20,8 @@ from experiments.tables.ablations import ablation_sweeps
 from experiments.tables.columns import blocks
 from experiments.tables.comparisons import compare_columns
 from metrics.statistics import mean_band
-from suny.bivariate import bivariate, legend
+from suny.bivariate import legend
+from suny.plots import HEAT, two_sided
 from tests.cells import write_cell
 
 RAMP = np.kron(np.linspace(0, 1, 64).reshape(8, 8), np.ones((28, 28)))  # of the size of the network's view
@@ -81,6 +83,13 @@ def test_curves_are_means_with_bands(results: Path) -> None:
     middle = band[band[:, 0] == 0.5][:, 1]
     np.testing.assert_allclose([middle.min(), middle.max()], [low[0], high[0]])
     assert necessity.get_title() == "necessity, 6 images"
+    # the methods' intervals stand beside each other: the ends of the same one, at places of their own
+    whiskers = [c.get_segments() for c in deletion.collections if isinstance(c, LineCollection)]
+    assert len(whiskers) == 3
+    places = [[segment[0, 0] for segment in segments] for segments in whiskers]
+    assert np.all(np.diff(np.array(places), axis=0) > 0)
+    middle = min(whiskers[0], key=lambda segment: abs(segment[0, 0] - 0.5))
+    np.testing.assert_allclose(middle[:, 1], [low[0], high[0]])
 
 
 def test_the_band_is_the_bootstrap_of_the_mean() -> None:
@@ -97,7 +106,7 @@ def test_the_band_is_the_bootstrap_of_the_mean() -> None:
 def test_the_plane_has_a_point_an_image(results: Path) -> None:
     (block,) = blocks(read_results(results), ["necessity", "sufficiency"])
     first = figures.plane(block).axes[0]
-    assert first.get_title() == f"gradcam: S {1 - VALUES.mean():.2f}, N {VALUES.mean():.2f}"
+    assert first.get_title() == f"gradcam: S {1 - VALUES.mean():.2f}, N {VALUES.mean():.2f}, n {len(VALUES)}"
     everything, own = first.collections
     assert len(everything.get_offsets()) == 18
     np.testing.assert_allclose(own.get_offsets(), np.stack([1 - VALUES, VALUES], 1))
@@ -111,8 +120,8 @@ def test_the_method_grid_without_photographs(results: Path) -> None:
     assert [a.get_title() for a in figure.axes[:4]] == ["", "gradcam", "suny", "center"]
     assert all(len(a.images) == 1 for a in figure.axes)
     both = figure.axes[2].images[0].get_array()
-    alpha = 0.25 + 0.6 * np.maximum(RAMP, RAMP[::-1])[..., None]
-    np.testing.assert_allclose(both, (1 - alpha) * 0.5 + alpha * bivariate(RAMP, RAMP[::-1]), atol=1e-6)
+    grey = np.full((*RAMP.shape, 3), 0.5)
+    np.testing.assert_allclose(both, two_sided(grey, RAMP, RAMP[::-1]), atol=1e-6)
 
 
 def test_an_ablation_with_intervals(results: Path) -> None:
@@ -177,7 +186,7 @@ def test_colours_differ_for_colour_blind_readers(kind: str) -> None:
 
 
 def test_maps_read_in_grey() -> None:
-    heat = plt.get_cmap("inferno")(np.linspace(0, 1, 64))[:, :3]
+    heat = plt.get_cmap(HEAT)(np.linspace(0, 1, 64))[:, :3]
     assert (np.diff(rgb2lab(heat)[:, 0]) > 0).all()
     square = rgb2lab(legend())[..., 0]
     assert (np.diff(square, axis=1) > 0).all()  # more sufficiency is lighter
