@@ -23,6 +23,10 @@ Family = Literal["own", "baseline", "control"]
 # The flag of a map that is 0 everywhere.
 EMPTY = "the map is empty"
 
+# The maps of an explanation that lie pixel by pixel, by their names.
+SIDES = ("saliency", "necessity", "sufficiency")
+ERRORS = ("n_error", "s_error")
+
 
 @dataclass
 class Explanation:
@@ -34,6 +38,8 @@ class Explanation:
         diagnostics: for each image, numbers about the explanation that go into its record.
         channels: N and S value of every channel of the target layer, (B, 2, C), for methods that value channels by switching
             them off; those with one value per channel give it twice.
+        n_error, s_error: the posterior standard deviation of each side's map, in its unit, >= 0, for methods that know it: a
+            value lies within 1.96 of them with a probability of 95%.
     """
 
     saliency: Tensor
@@ -41,6 +47,8 @@ class Explanation:
     sufficiency: Tensor | None = None
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     channels: Tensor | None = None
+    n_error: Tensor | None = None
+    s_error: Tensor | None = None
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ from metrics.base import Case, Frame, Metric, Need, NotFinite, Part
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Cost, Engine, pick_device
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
+from suny.explanation import ERRORS, SIDES, Explanation, MissingMap, StoredMaps, is_degenerate, with_empty_flag
 from suny.images.dataset import ImageList, Sample, upright_annotation
 from suny.images.decode import Decoded, UnreadableImage
 from suny.images.geometry import Box
@@ -544,7 +544,7 @@ def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Par
 
 def _check_maps(method: str, explanation: Explanation, image: Tensor) -> None:
     """Refuses maps that break the contract of explainers: metrics would give numbers that mean nothing."""
-    for side in ("saliency", "necessity", "sufficiency"):
+    for side in (*SIDES, *ERRORS):
         maps = getattr(explanation, side)
         if maps is None:
             continue

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from experiments.store.records import replacing
-from suny.explanation import Explanation
-from suny.plots import draw_legend, drawable, heat, over, panels
+from suny.explanation import ERRORS, SIDES, Explanation
+from suny.plots import certain, draw_legend, drawable, heat, over, panels, surround
 
 # Names of files and classes stand in titles, and a dollar in them is no formula.
 plt.rcParams["text.parse_math"] = False
@@ -28,7 +28,8 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     """Draws the first explanation of a batch: input, maps and overlay side by side.
 
     With a necessity and a sufficiency map both are shown on one scale (they share a unit), then the two-dimensional map
-    with its colour square as legend. A method with one map shows that map.
+    with its colour square as legend. A method with one map shows that map. A line surrounds what is above 0 with 95% certainty,
+    where the method knows the errors of its maps.
 
     Args:
         path: a file whose suffix matplotlib knows (.png, .pdf, .svg).
@@ -38,9 +39,10 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
     """
     photo = np.asarray(visible, dtype=np.float64) / 255.0
     numbers: dict[str, Any] = explanation.diagnostics[0] if explanation.diagnostics else {}
-    sides = (explanation.saliency, explanation.necessity, explanation.sufficiency)
-    maps: list[Any] = [None if m is None else m[0].double().cpu().numpy() for m in sides]
-    shown = panels(photo, *maps)
+    found = {name: getattr(explanation, name) for name in (*SIDES, *ERRORS)}
+    maps: dict[str, Any] = {name: m[0].double().cpu().numpy() for name, m in found.items() if m is not None}
+    shown = panels(photo, maps["saliency"], maps.get("necessity"), maps.get("sufficiency"))
+    parts = certain(maps)
     two_sided = explanation.necessity is not None and explanation.sufficiency is not None
 
     widths = [1.0] * len(shown) + ([0.4] if two_sided else [])
@@ -49,6 +51,8 @@ def save_picture(path: Path, visible: Image.Image, explanation: Explanation, cap
         axis.imshow(content)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
+        if title in parts:
+            surround(axis, parts[title])
     if two_sided:
         draw_legend(axes[-1])
     effects = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)

@@ -42,6 +42,7 @@ as l and v. rho = 1 is one field with several trends, rho = 0 a fit for each fil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -71,8 +72,9 @@ else:
 
 LENGTHS = (1.5, 2.0, 3.0)  # the covariance's choices, tiles
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, over the mean variance that the field gives a value
-RHOS = (0.8, 0.0, 0.3, 0.5, 0.65, 0.9, 0.95, 1.0)  # correlation of two fills' fields; the length is chosen at the first one
+RHOS = (0.8, 0.0, 0.4, 0.6, 0.95)  # correlation of two fills' fields; the length is chosen at the first one
 TREND = 10.0  # prior variance of c's coefficients, on the same scale: wide, so that the data decide
+STEP = 96  # coalitions between two looks at the error
 LEAST_WEIGHT = 0.01  # a value weighs at least this, over the mean weight: its noise is at most 100 times the mean's
 
 
@@ -95,6 +97,9 @@ class FieldExplainer:
         prior: the field's amplitude is ``flat``, or follows Grad-CAM (``cam``).
         floor: the smallest amplitude as a fraction of the largest, where it follows Grad-CAM.
         combine: the scalar map from N and S (:class:`~suny.method.explainer.SunyExplainer`).
+        target_error: scoring ends once both sides are known so well: the root mean square of the tiles' posterior standard
+            deviations, over that of the values as they may be. 1: nothing is known, 0: all. Asked for after every
+            :data:`STEP` coalitions; None: all coalitions are scored.
     """
 
     name: str = "suny_semi"
@@ -111,11 +116,12 @@ class FieldExplainer:
     prior: Literal["cam", "flat"] = "cam"
     floor: Annotated[float, Field(gt=0, le=1)] = 0.2
     combine: Combine = "mean"
+    target_error: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     two_sided: ClassVar[bool] = True
     family: ClassVar[Family] = "own"
     # a cell whose identity has none of these was explained with all of them at their defaults
-    added: ClassVar[tuple[str, ...]] = ("shares", "rho", "sides_from", "scalar_from")
+    added: ClassVar[tuple[str, ...]] = ("shares", "rho", "sides_from", "scalar_from", "target_error")
 
     @model_validator(mode="after")
     def _consistent(self) -> FieldExplainer:
@@ -139,47 +145,78 @@ class FieldExplainer:
 
     def explain(self, engine: Engine, images: Tensor, targets: Tensor, seeds: Sequence[int]) -> Explanation:
         """Explains a batch (:class:`~suny.explanation.Explainer`); ``seeds`` draw the coalitions."""
-        explained = [self._one(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]
-        n, s, scalar = (torch.stack([getattr(one, what) for one in explained]) for what in ("n", "s", "scalar"))
-        return Explanation(scalar, n, s, [one.numbers for one in explained])
+        found = [self.fields(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]
+        size = int(images.shape[-2]), int(images.shape[-1])
 
-    def _one(self, engine: Engine, image: Tensor, target: int, seed: int) -> _Explained:
+        def maps(which: Substrate | Literal["all"], at: int) -> tuple[Tensor, Tensor]:
+            """N and S (at 0), or their errors (at 1), of every image, drawn from some fields."""
+            drawn = [[fit.drawn(self._which(which))[at] for fit in one.fits] if one else [np.zeros(1)] * 2 for one in found]
+            n, s = (torch.stack([_paint(sides[side], size) for sides in drawn]).to(images.device) for side in (0, 1))
+            return n, s
+
+        n, s = maps(self.sides_from, 0)
+        n_error, s_error = maps(self.sides_from, 1)
+        scalar = combine(*maps(self.scalar_from, 0), self.combine)
+        return Explanation(scalar, n, s, [self._numbers(one) for one in found], n_error=n_error, s_error=s_error)
+
+    def fields(self, engine: Engine, image: Tensor, target: int, seed: int) -> Fields | None:
+        """The fitted fields of one image (3, H, W); None where p_c(I) is 0."""
         size = int(image.shape[-2]), int(image.shape[-1])
         tiles = min(self.tiles, *size)
         clean = float(engine.score(1, lambda _: image[None], target))
         if clean <= 0:
-            blank = torch.zeros(size, device=image.device)
-            return _Explained(blank, blank, blank, {"flags": ["p_c(I) is 0"]})
+            return None
         regions = candidates.grid(size, tiles).to(image.device)
         rows, q = draw_coalitions(tiles, min(self.block, tiles), self.coalitions, np.random.default_rng(seed))
         fills = shared_out(len(rows) // 2, self.shares or [1] * len(self.fills)).repeat(2)
-        values, empty = np.empty(len(rows)), np.empty(len(self.fills))
-        for at, fill in enumerate(self.fills):
-            causes = RegionCauses(engine, image, target, regions, fill)
-            asked = torch.from_numpy(np.concatenate([rows[fills == at], np.zeros((1, tiles**2), dtype=bool)])).to(image.device)
-            found = causes.kept(torch.arange(causes.count, device=image.device), asked).double().cpu().numpy() / clean
-            values[fills == at], empty[at] = found[:-1], found[-1]
+        causes = [RegionCauses(engine, image, target, regions, fill) for fill in self.fills]
+        everyone = torch.arange(tiles**2, device=image.device)
+
+        def score(at: int, some: NDArray[np.bool_]) -> Floats:
+            """E_S of coalitions under a fill."""
+            return causes[at].kept(everyone, torch.from_numpy(some).to(image.device)).double().cpu().numpy() / clean
+
         amplitude = np.ones(tiles**2)
         if self.prior == "cam":
-            cam = _grad_cam(engine, image, target, tiles)
-            amplitude = self.floor + (1 - self.floor) * cam
+            amplitude = self.floor + (1 - self.floor) * _grad_cam(engine, image, target, tiles)
         kernels = [amplitude[:, None] * near * amplitude for near in nearness(tiles)]
         size_terms = np.stack([np.ones_like(q), q, q * q], axis=1)
-        trend = np.concatenate([(fills == at)[:, None] * size_terms for at in range(len(self.fills))], axis=1)
+        trend = np.concatenate([(fills == at)[:, None] * size_terms for at in range(len(causes))], axis=1)
+        weights = q ** (self.b_n - 1), (1 - q) ** (self.b_s - 1)
         rhos = RHOS if self.rho is None else [self.rho]
-        fits = [
-            fit_fields(rows, values, trend, kernels, weight, fills, rhos)
-            for weight in (q ** (self.b_n - 1), (1 - q) ** (self.b_s - 1))
-        ]
+        nothing = np.zeros((1, tiles**2), dtype=bool)
+        values, empty = np.empty(len(rows)), np.empty(len(causes))
+        step = len(rows) if self.target_error is None else STEP
+        done = 0
+        while True:
+            start, done = done, min(done + step, len(rows))
+            for at in range(len(causes)):
+                new = np.flatnonzero(fills[start:done] == at) + start
+                asked = np.concatenate([rows[new], nothing]) if start == 0 else rows[new]
+                found = score(at, asked)
+                values[new] = found[: len(new)]
+                if start == 0:
+                    empty[at] = found[-1]
+            n, s = (
+                fit_fields(rows[:done], values[:done], trend[:done], kernels, weight[:done], fills[:done], rhos)
+                for weight in weights
+            )
+            error = max(_unknown(*fit.drawn(self._which(self.sides_from))) for fit in (n, s))
+            if done == len(rows) or (self.target_error is not None and error <= self.target_error):
+                return Fields((n, s), empty, done)
 
-        def paint(which: Substrate | Literal["all"]) -> tuple[Tensor, Tensor]:
-            n, s = (_paint(fit.drawn(self._fields(which))[0], tiles, size).to(image.device) for fit in fits)
-            return n, s
+    def _which(self, drawn_from: Substrate | Literal["all"]) -> list[int]:
+        """The fields that a map is drawn from."""
+        return list(range(len(self.fills))) if drawn_from == "all" else [self.fills.index(drawn_from)]
 
-        own = self._fields(self.sides_from)
-        (n, n_error), (s, s_error) = (fit.drawn(own) for fit in fits)
-        nothing = float(empty[own].mean())
-        numbers = {
+    def _numbers(self, found: Fields | None) -> dict[str, Any]:
+        """The numbers that an image's record carries."""
+        if found is None:
+            return {"flags": ["p_c(I) is 0"]}
+        own = self._which(self.sides_from)
+        (n, n_error), (s, s_error) = (fit.drawn(own) for fit in found.fits)
+        nothing = float(found.empty[own].mean())
+        return {
             "E_N(F_N)": 1 - nothing,
             "E_S(F_S)": 1.0,
             "E_S(empty)": nothing,
@@ -187,25 +224,26 @@ class FieldExplainer:
             "dual": True,
             "rank_correlation": float(stats.spearmanr(n, s).statistic),
             "standard_error": float(max(n_error.max(), s_error.max())),
-            "length": [fit.length for fit in fits],
-            "noise": [fit.noise for fit in fits],
-            **({"rho": [fit.rho for fit in fits]} if len(self.fills) > 1 else {}),
+            "length": [fit.length for fit in found.fits],
+            "noise": [fit.noise for fit in found.fits],
+            **({"rho": [fit.rho for fit in found.fits]} if len(self.fills) > 1 else {}),
+            **({"forwards_saved": self.coalitions - found.coalitions} if self.target_error is not None else {}),
         }
-        return _Explained(*paint(self.sides_from), combine(*paint(self.scalar_from), self.combine), numbers)
-
-    def _fields(self, which: Substrate | Literal["all"]) -> list[int]:
-        """The fields that a map is drawn from."""
-        return list(range(len(self.fills))) if which == "all" else [self.fills.index(which)]
 
 
 @dataclass(frozen=True, eq=False)
-class _Explained:
-    """Maps (H, W) of one image, and the numbers that its record carries."""
+class Fields:
+    """The fitted fields of one image.
 
-    n: Tensor
-    s: Tensor
-    scalar: Tensor
-    numbers: dict[str, Any]
+    Args:
+        fits: of the necessity and of the sufficiency game.
+        empty: E_S(empty) by fill, (m,).
+        coalitions: how many were scored.
+    """
+
+    fits: tuple[Fit, Fit]
+    empty: Floats
+    coalitions: int
 
 
 @dataclass(frozen=True)
@@ -374,7 +412,14 @@ def _grad_cam(engine: Engine, image: Tensor, target: int, tiles: int) -> Floats:
     return on_tiles if on_tiles.any() else np.ones_like(on_tiles)
 
 
-def _paint(value: Floats, tiles: int, size: tuple[int, int]) -> Tensor:
-    """The field as a map (H, W), >= 0: bicubic between the tiles' centres."""
+def _unknown(value: Floats, error: Floats) -> float:
+    """The root mean square of the errors over that of the values as they may be, E[R^2] = value^2 + error^2; in [0, 1]."""
+    power = float((value**2 + error**2).mean())
+    return float(np.sqrt((error**2).mean() / power)) if power > 0 else 0.0
+
+
+def _paint(value: Floats, size: tuple[int, int]) -> Tensor:
+    """A field, (tiles * tiles,), as a map (H, W), >= 0: bicubic between the tiles' centres."""
+    tiles = math.isqrt(len(value))
     field = torch.from_numpy(value).float().reshape(1, 1, tiles, tiles)
     return nnf.interpolate(field, size=size, mode="bicubic", align_corners=False)[0, 0].clamp(min=0)
