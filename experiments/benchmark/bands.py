@@ -27,7 +27,7 @@ from suny.method.field import FieldExplainer
 LARGER = 10
 
 # suny_semi with fewer coalitions, so that ten times as many are fitted in seconds.
-EXPLAINER = FieldExplainer(name="suny_semi", coalitions=120)
+EXPLAINER = FieldExplainer(name="suny_semi", coalitions=96)
 
 _SIDES = ("necessity", "sufficiency")
 

@@ -17,12 +17,14 @@ from sklearn.linear_model import Ridge
 from torch.nn import functional as nnf
 
 from suny.classifiers.engine import Engine
+from suny.explanation import Explanation
 from suny.method import field
 from suny.method.field import (
     LEAST_WEIGHT,
     LENGTHS,
     NOISES,
     RHOS,
+    STEP,
     TREND,
     FieldExplainer,
     draw_coalitions,
@@ -408,3 +410,78 @@ def test_maps_are_drawn_from_the_fields_that_are_asked_for(small_engine: Engine)
 def test_settings_of_fills_that_do_not_fit_are_refused(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FieldExplainer(**keys)
+
+
+def test_the_errors_are_the_posterior_s_of_the_drawn_field(small_engine: Engine) -> None:
+    """With a tile a pixel, a pixel of the map is its tile: the value where it is not negative, and its error."""
+    method = dataclasses.replace(TWO, tiles=16, prior="flat", sides_from="zero")
+    images, targets, seeds = noise(2, 3, 16, 16), torch.tensor([0, 1]), [4, 5]
+    found = method.explain(small_engine, images, targets, seeds)
+    for at in (0, 1):
+        fields = method.fields(small_engine, images[at], int(targets[at]), seeds[at])
+        assert fields is not None
+        for fit, maps, errors in zip(
+            fields.fits, (found.necessity, found.sufficiency), (found.n_error, found.s_error), strict=True
+        ):
+            value, error = fit.drawn([0])
+            assert maps is not None
+            assert errors is not None
+            assert maps[at].flatten().numpy() == pytest.approx(np.maximum(value, 0), rel=1e-5, abs=1e-8)
+            assert errors[at].flatten().numpy() == pytest.approx(error, rel=1e-5)
+
+
+def test_a_class_without_probability_has_blank_maps_and_no_band() -> None:
+    engine = engine_for(Weighted(torch.zeros(1, 3, 16, 16)), 16, "features")
+    found = METHOD.explain(engine, torch.ones(1, 3, 16, 16), torch.tensor([0]), [0])
+    for maps in (found.saliency, found.necessity, found.sufficiency, found.n_error, found.s_error):
+        assert maps is not None
+        assert maps.shape == (1, 16, 16)
+        assert not maps.any()
+    assert found.diagnostics == [{"flags": ["p_c(I) is 0"]}]
+
+
+LARGE = dataclasses.replace(METHOD, coalitions=400)
+
+
+def forwards(engine: Engine, method: FieldExplainer) -> tuple[Explanation, int]:
+    before = engine.cost
+    found = method.explain(engine, noise(1, 3, 16, 16), torch.tensor([0]), [0])
+    return found, (engine.cost - before).forwards
+
+
+def test_scoring_ends_when_the_bands_are_tight(small_engine: Engine) -> None:
+    """What was scored is the beginning of what all of it would have been: the maps are those of so many coalitions."""
+    _, all_of_them = forwards(small_engine, LARGE)
+    early, spent = forwards(small_engine, dataclasses.replace(LARGE, target_error=0.99))
+    again, _ = forwards(small_engine, dataclasses.replace(LARGE, target_error=0.99))
+    assert torch.equal(early.saliency, again.saliency)
+    assert all_of_them == 400 + 3
+    assert spent == STEP + 3
+    assert early.diagnostics[0]["forwards_saved"] == all_of_them - spent
+    few, _ = forwards(small_engine, dataclasses.replace(LARGE, coalitions=STEP))
+    assert early.saliency.numpy() == pytest.approx(few.saliency.numpy(), rel=1e-4, abs=1e-6)
+
+
+def test_scoring_goes_on_to_the_budget_while_they_are_not(small_engine: Engine) -> None:
+    whole, spent = forwards(small_engine, LARGE)
+    late, at_most = forwards(small_engine, dataclasses.replace(LARGE, target_error=1e-6))
+    assert spent == at_most
+    assert late.diagnostics[0]["forwards_saved"] == 0
+    assert late.saliency.numpy() == pytest.approx(whole.saliency.numpy(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.7, 0.8, 0.9])
+def test_scoring_ends_at_the_first_look_at_which_both_sides_are_known(small_engine: Engine, target: float) -> None:
+    """The error of every budget that is looked at, from explanations without a target."""
+    image, looks = noise(1, 3, 16, 16)[0], [96, 192, 288, 384, 400]
+
+    def error(coalitions: int) -> float:
+        fields = dataclasses.replace(METHOD, coalitions=coalitions).fields(small_engine, image, 0, 0)
+        assert fields is not None
+        sides = [fit.drawn([0]) for fit in fields.fits]
+        return max(float(np.sqrt((error**2).sum() / (value**2 + error**2).sum())) for value, error in sides)
+
+    expected = next((n for n in looks if error(n) <= target), looks[-1])
+    stopped = dataclasses.replace(LARGE, target_error=target).fields(small_engine, image, 0, 0)
+    assert stopped is not None
+    assert stopped.coalitions == expected
