@@ -70,6 +70,9 @@ if TYPE_CHECKING:
 else:
     stats = Later("scipy.stats")
 
+# the fill whose field a map is drawn from, or the mean of all fields
+Source = Substrate | Literal["all"]
+
 LENGTHS = (1.5, 2.0, 3.0)  # the covariance's choices, tiles
 NOISES = (0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, over the mean variance that the field gives a value
 RHOS = (0.8, 0.0, 0.4, 0.6, 0.95)  # correlation of two fills' fields; the length is chosen at the first one
@@ -111,8 +114,8 @@ class FieldExplainer:
     fill: Substrate | Annotated[list[Substrate], Field(min_length=1)] = "blur"
     shares: list[Annotated[int, Field(ge=1)]] | None = None
     rho: Annotated[float, Field(ge=0, le=1)] | None = None
-    sides_from: Substrate | Literal["all"] = "all"
-    scalar_from: Substrate | Literal["all"] = "all"
+    sides_from: Source = "all"
+    scalar_from: Source = "all"
     prior: Literal["cam", "flat"] = "cam"
     floor: Annotated[float, Field(gt=0, le=1)] = 0.2
     combine: Combine = "mean"
@@ -131,8 +134,9 @@ class FieldExplainer:
             raise ValueError(f"fill={self.fill} names a fill twice")
         if self.shares is not None and len(self.shares) != len(self.fills):
             raise ValueError(f"shares={self.shares} are {len(self.shares)} for {len(self.fills)} fills: give one for each")
-        if 2 * len(self.fills) > self.coalitions:
-            raise ValueError(f"coalitions={self.coalitions} are fewer than a pair for each of {len(self.fills)} fills")
+        first = self.coalitions if self.target_error is None else min(self.coalitions, STEP)
+        for at in set(range(len(self.fills))) - set(self._fill_of_each(first).tolist()):
+            raise ValueError(f"of {first} coalitions none is left for fill={self.fills[at]}: score more, or change the shares")
         for key, chosen in (("sides_from", self.sides_from), ("scalar_from", self.scalar_from)):
             if chosen != "all" and chosen not in self.fills:
                 raise ValueError(f"{key}={chosen} is none of the fills: choose {', '.join(self.fills)} or all")
@@ -148,7 +152,7 @@ class FieldExplainer:
         found = [self.fields(engine, x, c, seed) for x, c, seed in zip(images, targets.tolist(), seeds, strict=True)]
         size = int(images.shape[-2]), int(images.shape[-1])
 
-        def maps(which: Substrate | Literal["all"], at: int) -> tuple[Tensor, Tensor]:
+        def maps(which: Source, at: int) -> tuple[Tensor, Tensor]:
             """N and S (at 0), or their errors (at 1), of every image, drawn from some fields."""
             drawn = [[fit.drawn(self._which(which))[at] for fit in one.fits] if one else [np.zeros(1)] * 2 for one in found]
             n, s = (torch.stack([_paint(sides[side], size) for sides in drawn]).to(images.device) for side in (0, 1))
@@ -168,7 +172,7 @@ class FieldExplainer:
             return None
         regions = candidates.grid(size, tiles).to(image.device)
         rows, q = draw_coalitions(tiles, min(self.block, tiles), self.coalitions, np.random.default_rng(seed))
-        fills = shared_out(len(rows) // 2, self.shares or [1] * len(self.fills)).repeat(2)
+        fills = self._fill_of_each(len(rows))
         causes = [RegionCauses(engine, image, target, regions, fill) for fill in self.fills]
         everyone = torch.arange(tiles**2, device=image.device)
 
@@ -191,12 +195,12 @@ class FieldExplainer:
         while True:
             start, done = done, min(done + step, len(rows))
             for at in range(len(causes)):
-                new = np.flatnonzero(fills[start:done] == at) + start
-                asked = np.concatenate([rows[new], nothing]) if start == 0 else rows[new]
-                found = score(at, asked)
-                values[new] = found[: len(new)]
+                new = start + np.flatnonzero(fills[start:done] == at)
                 if start == 0:
-                    empty[at] = found[-1]
+                    found = score(at, np.concatenate([rows[new], nothing]))
+                    values[new], empty[at] = found[:-1], found[-1]
+                elif len(new):
+                    values[new] = score(at, rows[new])
             n, s = (
                 fit_fields(rows[:done], values[:done], trend[:done], kernels, weight[:done], fills[:done], rhos)
                 for weight in weights
@@ -205,7 +209,11 @@ class FieldExplainer:
             if done == len(rows) or (self.target_error is not None and error <= self.target_error):
                 return Fields((n, s), empty, done)
 
-    def _which(self, drawn_from: Substrate | Literal["all"]) -> list[int]:
+    def _fill_of_each(self, count: int) -> NDArray[np.int64]:
+        """The fill of each of so many coalitions, by its place in :attr:`fills`: pairs are not torn apart."""
+        return shared_out(count // 2, self.shares or [1] * len(self.fills)).repeat(2)
+
+    def _which(self, drawn_from: Source) -> list[int]:
         """The fields that a map is drawn from."""
         return list(range(len(self.fills))) if drawn_from == "all" else [self.fills.index(drawn_from)]
 
@@ -324,7 +332,7 @@ def fit_fields(
         trend: columns (n, h) whose coefficients have a wide prior: they depend on the coalitions' size alone, and on the fill.
         kernels: prior covariances (k, k) to choose from, one for each of :data:`LENGTHS`.
         weight: the inverse of each coalition's noise, >= 0, (n,).
-        fills: the fill of each coalition, 0..m-1, (n,); None: all have the same.
+        fills: the fill of each coalition, 0..m-1, each at least once, (n,); None: all have the same.
         rhos: correlations of two fills to choose from; kernels are compared at the first one.
 
     Returns: the posterior under the kernel, noise and correlation with the largest marginal likelihood.

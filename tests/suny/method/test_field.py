@@ -404,7 +404,8 @@ def test_maps_are_drawn_from_the_fields_that_are_asked_for(small_engine: Engine)
         ({"shares": [2, 1]}, r"shares=\[2, 1\] are 2 for 1 fills"),
         ({"fill": ["zero", "blur"], "sides_from": "mean"}, "sides_from=mean is none of the fills: choose zero, blur or all"),
         ({"scalar_from": "zero"}, "scalar_from=zero is none of the fills"),
-        ({"fill": ["zero", "blur", "mean"], "coalitions": 4}, "fewer than a pair for each of 3 fills"),
+        ({"fill": ["zero", "blur", "mean"], "coalitions": 4}, "of 4 coalitions none is left for fill=mean: score more"),
+        ({"fill": ["zero", "blur"], "shares": [200, 1], "target_error": 0.5}, "of 96 coalitions none is left for fill=blur"),
     ],
 )
 def test_settings_of_fills_that_do_not_fit_are_refused(keys: dict[str, Any], said: str) -> None:
