@@ -98,7 +98,7 @@ def coverage(tiles: Sequence[Tiles], coalitions: int) -> list[Coverage]:
 
 def draw(tiles: Sequence[Tiles], out: Path) -> None:
     """The share of tiles inside a band, by the probability that the band stands for."""
-    figure, axis = plt.subplots(figsize=(4.2, 3.8), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.4, 4.2), layout="constrained")
     levels = np.linspace(0.02, 0.995, 60)
     axis.plot([0, 1], [0, 1], color="tab:gray", linewidth=1, label="exact")
     for at, (side, colour) in enumerate(zip(_SIDES, ("tab:blue", "tab:orange"), strict=True)):
