@@ -20,10 +20,9 @@ from torch import Tensor
 from suny.classifiers.engine import Engine
 from suny.configured import configured
 from suny.errors import UserError
-from suny.explanation import Explanation, MissingMap, upsample
+from suny.explanation import SIDES, Explanation, MissingMap, upsample
 from suny.images.dataset import refuse_id
 
-_SIDES = ("saliency", "necessity", "sufficiency")
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -58,7 +57,7 @@ class Precomputed:
     def two_sided(self) -> bool:
         for path in sorted(self.folder.rglob("*.npz")):
             try:
-                return set(_SIDES) <= set(_read(path))
+                return set(SIDES) <= set(_read(path))
             except _UNREADABLE:
                 continue
         return False
@@ -82,7 +81,7 @@ class Precomputed:
             raise MissingMap(f"{path}: {error}") from error
         if "saliency" not in arrays or any(a.ndim != 2 or a.size == 0 or a.dtype.kind not in "fiub" for a in arrays.values()):
             raise MissingMap(f"{path} is no 2-D array of numbers")
-        maps = {name: fitted(arrays[name], like) for name in _SIDES if name in arrays}
+        maps = {name: fitted(arrays[name], like) for name in SIDES if name in arrays}
         shifted = bool((arrays["saliency"] < 0).any())
         return Explanation(
             maps["saliency"], maps.get("necessity"), maps.get("sufficiency"), [{"shifted": True}] if shifted else []
@@ -105,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
     if isinstance(stored, np.ndarray):
         return {"saliency": stored}
     with stored:
-        return {name: stored[name] for name in _SIDES if name in stored}
+        return {name: stored[name] for name in SIDES if name in stored}
 
 
 def fitted(array: Any, like: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ colour square, and the overlay; of several methods (``method=suny,gradcam``, or 
 
     target=CLASS   the class to explain: an index, a WordNet id or a name; default: predicted, the network's top-1
     out=FILE       the picture; default: <results_dir>/explained/<image>-<method>.png
-    arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, image; of several
-                   methods saliency-<method>)
+    arrays=FILE    also writes the maps as NumPy arrays (.npz: saliency, necessity, sufficiency, n_error, s_error,
+                   image, as far as the method has them; of several methods saliency-<method>)
     colours=published  necessity in blue instead of cyan, as in earlier pictures; default: even
 
 All others are those of run.py: method=, model=, model.checkpoint=, device=, seed=, ...

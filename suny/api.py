@@ -32,7 +32,7 @@ from suny.classifiers.engine import BatchSize, Cost, Engine, Precision
 from suny.classifiers.layers import Reshape
 from suny.classifiers.outputs import OutputKind, checked_kind
 from suny.errors import UserError
-from suny.explanation import is_degenerate
+from suny.explanation import ERRORS, SIDES, is_degenerate
 from suny.seeds import image_seed
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ _LONG = 2.0
 # seconds an image below which several are explained in one call
 _QUICK = 0.1
 
-_SIDES = ("saliency", "necessity", "sufficiency")
-
 Boxes = Sequence[Sequence[Sequence[float]]]
 
 
@@ -63,6 +61,7 @@ class Explanation(explanation.Explanation):
         diagnostics: for each image, numbers about its explanation: of SUNY the values of the players, what all of them together
             do, the flags.
         channels: N and S value of every channel, (B, 2, C), of methods that value channels.
+        n_error, s_error: posterior standard deviations of the two sides, (B, H, W), in their unit, of methods that know them.
         images: what was explained, (B, 3, H, W).
         targets: the explained classes, int64 (B,).
         ids: of the images; their seeds follow from them.
@@ -149,7 +148,7 @@ class Explanation(explanation.Explanation):
 
     def numpy(self) -> dict[str, NDArray[np.float32]]:
         """The maps as arrays (B, H, W) by name; those that the method does not have are left out."""
-        maps = {name: getattr(self, name) for name in _SIDES}
+        maps = {name: getattr(self, name) for name in (*SIDES, *ERRORS)}
         return {name: value.cpu().numpy() for name, value in maps.items() if value is not None}
 
     def plot(
@@ -162,7 +161,8 @@ class Explanation(explanation.Explanation):
     ) -> Figure:
         """A line of pictures for each image: the input, N, S, both with the colour square, and the overlay.
 
-        N and S are on one scale, for they share a unit. Of methods with one map that map is drawn.
+        N and S are on one scale, for they share a unit. Of methods with one map that map is drawn. Where a method knows the
+        errors of its maps, a line surrounds what is above 0 with 95% certainty.
 
         Args:
             photos: what the network sees, each a PIL image or an array (H, W, 3) of 0..255 or of [0, 1]; None: the images,
@@ -192,16 +192,17 @@ class Explanation(explanation.Explanation):
             else [_picture(photo) for photo in photos[:count]]
         )
         rows = [
-            plots.panels(picture, **{name: arrays[name][at] if name in arrays else None for name in _SIDES}, colours=colours)  # type: ignore[arg-type]
+            plots.panels(picture, **{name: arrays[name][at] if name in arrays else None for name in SIDES}, colours=colours)  # type: ignore[arg-type]
             for at, picture in enumerate(pictures)
         ]
+        certain = [plots.certain({name: maps[at] for name, maps in arrays.items()}) for at in range(count)]
         classes = [names[c] if names is not None else f"class {c}" for c in self.targets[:count].tolist()]
         captions = [
             "\n".join([f"{name}: {what}, {self.method}", *(["flags: " + "; ".join(flags)] if flags else [])])
             for name, what, flags in zip(self.ids, classes, self.flags, strict=False)
         ]
         around = [[(float(a), float(b), float(c), float(d)) for a, b, c, d in one] for one in boxes[:count]] if boxes else []
-        return plots.draw(rows, captions, around or [[]] * count, colours)
+        return plots.draw(rows, captions, around or [[]] * count, certain, colours)
 
     def save(self, path: str | os.PathLike[str], **arguments: Any) -> Path:
         """Writes the picture (.png, .pdf, .svg), or the maps as arrays (.npz: the maps, ``targets``, ``ids``).
@@ -331,6 +332,8 @@ class Explainer:
             necessity=joined("necessity"),
             sufficiency=joined("sufficiency"),
             channels=joined("channels"),
+            n_error=joined("n_error"),
+            s_error=joined("s_error"),
             diagnostics=diagnostics,
             images=batch,
             targets=torch.tensor(classes, device=batch.device),

@@ -27,6 +27,10 @@ Family = Literal["own", "baseline", "control"]
 # The flag of a map that is 0 everywhere.
 EMPTY = "the map is empty"
 
+# The maps of an explanation that lie pixel by pixel, by their names.
+SIDES = ("saliency", "necessity", "sufficiency")
+ERRORS = ("n_error", "s_error")
+
 
 @dataclass
 class Explanation:
@@ -38,6 +42,8 @@ class Explanation:
         diagnostics: for each image, numbers about the explanation that go into its record.
         channels: N and S value of every channel of the target layer, (B, 2, C), for methods that value channels by switching
             them off; those with one value per channel give it twice.
+        n_error, s_error: the posterior standard deviation of each side's map, in its unit, >= 0, for methods that know it: a
+            value lies within 1.96 of them with a probability of 95%.
     """
 
     saliency: Tensor
@@ -45,6 +51,8 @@ class Explanation:
     sufficiency: Tensor | None = None
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     channels: Tensor | None = None
+    n_error: Tensor | None = None
+    s_error: Tensor | None = None
 
 
 @runtime_checkable
@@ -82,8 +90,11 @@ def explained(explainer: Explainer, engine: Engine, images: Tensor, targets: Ten
             f"method '{explainer.name}' returned {wrong}; an explainer returns float32 maps (B, H, W) of the images' size, "
             f">= 0, on their device: {place_of(type(explainer))}."
         )
-    sides = ("saliency", "necessity", "sufficiency")
-    graphs = {side: maps.detach() for side in sides if (maps := getattr(explanation, side)) is not None and maps.requires_grad}
+    graphs = {
+        side: maps.detach()
+        for side in (*SIDES, *ERRORS)
+        if (maps := getattr(explanation, side)) is not None and maps.requires_grad
+    }
     return replace(explanation, **graphs) if graphs else explanation
 
 
@@ -92,7 +103,7 @@ def _wrong(explanation: Any, images: Tensor) -> str:
     if not isinstance(explanation, Explanation):
         return f"a {type(explanation).__name__}, no suny.explanation.Explanation"
     shape = (len(images), *images.shape[-2:])
-    for side in ("saliency", "necessity", "sufficiency"):
+    for side in (*SIDES, *ERRORS):
         maps = getattr(explanation, side)
         if maps is None and side != "saliency":
             continue

@@ -22,6 +22,8 @@ else:
     matplotlib = Later("matplotlib")
 
 Floats = NDArray[np.float64]
+# a normal value lies so many standard deviations from its mean at most, with a probability of 95%
+Z95 = 1.96
 # edges x0, y0, x1, y1 in pixels
 Edges = tuple[float, float, float, float]
 
@@ -160,6 +162,23 @@ def panels(
     return [("input", photo), *maps, ("overlay", overlay(photo, whole, colours))]
 
 
+def certain(maps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.bool_]]:
+    """Where the sides of one explanation are above 0 by their 95% bands, bool (H, W) by the title of the panel.
+
+    Args:
+        maps: ``necessity``, ``sufficiency`` and their errors ``n_error``, ``s_error``, (H, W); a side without is left out.
+    """
+    sides = (("necessity", "n_error"), ("sufficiency", "s_error"))
+    return {side: maps[side] > Z95 * maps[error] for side, error in sides if side in maps and error in maps}
+
+
+def surround(axis: Any, inside: NDArray[np.bool_]) -> None:
+    """A line around a part of a picture, thin and of two colours, so that it is seen on any map."""
+    if inside.any() and not inside.all():
+        axis.contour(inside, levels=[0.5], colors="black", linewidths=1.6)
+        axis.contour(inside, levels=[0.5], colors="white", linewidths=0.7)
+
+
 def stretched(image: NDArray[Any]) -> Floats:
     """A normalised image (3, H, W) as a picture (H, W, 3): its own range becomes 0 to 1, for its normalisation is not known."""
     values = np.nan_to_num(np.moveaxis(image.astype(np.float64), 0, -1))
@@ -182,6 +201,7 @@ def draw(
     rows: Sequence[Sequence[tuple[str, Floats]]],
     captions: Sequence[str],
     boxes: Sequence[Sequence[Edges]],
+    parts: Sequence[Mapping[str, NDArray[np.bool_]]],
     colours: Colours = "even",
 ) -> Figure:
     """A figure with a line of pictures for each image.
@@ -190,6 +210,7 @@ def draw(
         rows: for each image its :func:`panels`.
         captions: a text for each image, above its line.
         boxes: for each image edges in its pixels, drawn on the input and on the overlay.
+        parts: for each image, by the title of a panel, what a line surrounds there.
         colours: of the two-dimensional map, for its legend.
     """
     from matplotlib.figure import Figure
@@ -207,12 +228,14 @@ def draw(
     widths = [*([1.0] * len(rows[0])), *legends]
     figure = Picture(figsize=(2.5 * sum(widths), 3.0 * len(rows)), layout="constrained")
     lines = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for line, row, caption, around in zip(lines, rows, captions, boxes, strict=True):
+    for line, row, caption, around, inside in zip(lines, rows, captions, boxes, parts, strict=True):
         axes = line.subplots(1, len(widths), width_ratios=widths)
         for axis, (title, picture) in zip(axes, row, strict=False):
             axis.imshow(picture)
             axis.set_title(title, fontsize=10)
             axis.axis("off")
+            if title in inside:
+                surround(axis, inside[title])
             for x0, y0, x1, y1 in around if title in ("input", "overlay") else ():
                 # the pixel in column i covers [i, i + 1), and is drawn around i
                 axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.5))

@@ -13,6 +13,7 @@ Whatever is compared is timed in turn, in one run, so that a ratio holds when th
     together=8         processes that start at once (scale)
     certificate=FILE   a picture: error of sampled values against exact ones by number of forwards; empty: not measured
                        (suny)
+    coverage=FILE      a picture: the share of tiles in a band by the band's probability; empty: not drawn (bands)
     out=FILE           the figures as CSV; empty: not written
     device=auto        auto, cpu, cuda
 """
@@ -32,6 +33,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments.benchmark import error, gpu, memory, python, scale, speed, start, threads
+from experiments.benchmark.bands import bands
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import network
 from experiments.benchmark.ratios import Ratios
@@ -58,6 +60,7 @@ class Options:
     images: Whole = 50_000
     together: Whole = 8
     certificate: OptionalPlace = Path("results/benchmark/sampling_error.png")
+    coverage: OptionalPlace = Path("results/benchmark/bands.png")
     out: OptionalPlace = Path("results/benchmark/{what}.csv")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -162,6 +165,13 @@ PARTS = {
             "-",
             lambda _: scale.STEPS,
             lambda o, progress: scale.figures(o.images, o.together, progress),
+        ),
+        Part(
+            "bands",
+            "how many tiles of a field have the value of ten times the budget in their 95% band; some minutes",
+            _ONE,
+            lambda _: 1,
+            _each(lambda model, o, _: bands(model, o.torch_device, 1 if o.quick else 6, o.coverage)),
         ),
         Part(
             "error",

@@ -18,7 +18,7 @@ from experiments.command.progress import tell
 from suny.classifiers.classifier import Classifier
 from suny.classifiers.engine import Engine, pick_device
 from suny.errors import UserError, nearest
-from suny.explanation import Explanation, explained, with_empty_flag
+from suny.explanation import ERRORS, SIDES, Explanation, explained, with_empty_flag
 from suny.images.dataset import imagenet_classes
 from suny.images.decode import UnreadableImage, decode
 from suny.seeds import image_seed
@@ -76,7 +76,7 @@ class ClassifiedFile:
         maps: dict[str, Tensor | None] = {f"saliency-{name}": e.saliency for name, e in explanations.items()}
         if len(explanations) == 1:
             (one,) = explanations.values()
-            maps = {"saliency": one.saliency, "necessity": one.necessity, "sufficiency": one.sufficiency}
+            maps = {name: getattr(one, name) for name in (*SIDES, *ERRORS)}
         arrays = {name: value[0].cpu().numpy() for name, value in maps.items() if value is not None}
         return {"image": np.asarray(self.visible), **arrays}
 

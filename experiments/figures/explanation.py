@@ -17,9 +17,9 @@ from PIL import Image
 
 from experiments.store.records import replacing
 from suny.bivariate import Colours
-from suny.explanation import Explanation
+from suny.explanation import ERRORS, SIDES, Explanation
 from suny.images.masks import Mask
-from suny.plots import HEAT, draw_legend, drawable, outlined, overlay, panels
+from suny.plots import HEAT, certain, draw_legend, drawable, outlined, overlay, panels, surround
 
 # Names of files and classes stand in titles, and a dollar in them is no formula.
 plt.rcParams["text.parse_math"] = False
@@ -38,7 +38,8 @@ def save_picture(
     """Draws the first explanation of a batch: input, maps and overlay side by side.
 
     With a necessity and a sufficiency map both are shown on one scale (they share a unit), then the two-dimensional map
-    with its colour square as legend. A method with one map shows that map.
+    with its colour square as legend. A method with one map shows that map. A line surrounds what is above 0 with 95% certainty,
+    where the method knows the errors of its maps.
 
     Args:
         path: a file whose suffix matplotlib knows (.png, .pdf, .svg).
@@ -51,6 +52,9 @@ def save_picture(
     photo = np.asarray(visible, dtype=np.float64) / 255.0
     numbers: dict[str, Any] = explanation.diagnostics[0] if explanation.diagnostics else {}
     shown = panels(photo, **_first(explanation), colours=colours)
+    found = {name: getattr(explanation, name) for name in (*SIDES, *ERRORS)}
+    maps: dict[str, Any] = {name: m[0].double().cpu().numpy() for name, m in found.items() if m is not None}
+    parts = certain(maps)
     two_sided = explanation.necessity is not None and explanation.sufficiency is not None
 
     widths = [1.0] * len(shown) + ([0.4] if two_sided else [])
@@ -59,6 +63,8 @@ def save_picture(
         axis.imshow(content if inside is None or title != "input" else outlined(content, inside))
         axis.set_title(title, fontsize=10)
         axis.axis("off")
+        if title in parts:
+            surround(axis, parts[title])
     if two_sided:
         draw_legend(axes[-1], colours)
     effects = "   ".join(f"{key} = {numbers[key]:.2f}" for key in _CAPTIONED if key in numbers)

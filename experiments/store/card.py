@@ -15,7 +15,7 @@ import pkgutil
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -96,8 +96,15 @@ def identity_of(run: Run, images: ImageList, classifier: Classifier, device: tor
 
 
 def settings_of(group: str, made: Any) -> dict[str, Any]:
-    """The registered name and all settings of a data set, network or method, without those that change no number."""
+    """The registered name and all settings of a data set, network or method, without those that change no number.
+
+    Settings that a class got after cells of it had been computed (its attribute ``added``) stand here where one of them is not
+    at its default, so that those cells stay what they are.
+    """
     left_out = (*_PLACES[group], *getattr(made, "places", ()), *(["maps"] if isinstance(made, StoredMaps) else []))
+    added = {f.name: f.default for f in fields(made) if f.name in getattr(made, "added", ())}
+    if all(getattr(made, key) == default for key, default in added.items()):
+        left_out = (*left_out, *added)
     keys = {k: v for k, v in asdict(made).items() if k not in left_out}
     return _plain({"registered": registered(type(made)), **keys})
 

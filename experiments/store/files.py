@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from experiments.store.records import write_atomically, writing
-from suny.explanation import Explanation
+from suny.explanation import ERRORS, SIDES, Explanation
 
-_ARRAYS = ("saliency", "necessity", "sufficiency", "channels")
+_ARRAYS = (*SIDES, "channels", *ERRORS)
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 

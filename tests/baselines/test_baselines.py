@@ -48,6 +48,7 @@ QUICK = {
     "groupcam": {"groups": 3},
     "suny_region": {"orders": 4},
     "suny_semi": {"coalitions": 40},
+    "suny_two": {"coalitions": 40},
 }
 
 

@@ -29,7 +29,15 @@ _FEWER = {
     "method.orders=2": ["suny_region", "search/grid_6", "search/grid_blur"],
     "method.k=3": ["suny_groups", "search/groups_b", "search/groups_blur", "search/groups_painted", "search/topk_blur"],
     "method.coalitions=20": [
-        *("suny_semi", "search/flat", "search/large_blocks", "search/product", "search/shapley", "search/small_blocks"),
+        *(
+            "suny_semi",
+            "suny_two",
+            "search/flat",
+            "search/large_blocks",
+            "search/product",
+            "search/shapley",
+            "search/small_blocks",
+        ),
         *("search/small_coalitions", "search/zero"),
     ],
     "method.masks=20": ["rise"],

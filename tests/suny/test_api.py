@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import json
@@ -445,6 +446,26 @@ def test_pictures() -> None:
         found[0].plot(photos=[np.zeros((16, 16))])
     with pytest.raises(UserError, match="colours='blue' are unknown"):
         found.plot(colours="blue")  # type: ignore[arg-type]
+
+
+def test_a_line_surrounds_what_is_above_its_band() -> None:
+    """Necessity is 1 in a rectangle and .1 outside, with an error of .1: inside it is above 0 with certainty, and nowhere
+    else, since .1 < 1.96 * .1. Sufficiency is nowhere certain."""
+    found = suny.explain(SmallNet(), noise(1, 3, 16, 16), 1, "suny_semi", "relu", tiles=8, coalitions=16)
+    assert set(found.numpy()) == {"saliency", "necessity", "sufficiency", "n_error", "s_error"}
+    inside = torch.zeros(1, 16, 16, dtype=torch.bool)
+    inside[:, 3:7, 5:12] = True
+    necessity = torch.where(inside, 1.0, 0.1)
+    even = torch.full((1, 16, 16), 0.1)
+    made = dataclasses.replace(found, necessity=necessity, sufficiency=even, n_error=even, s_error=even)
+    axes = {axis.get_title(): axis for axis in made.plot().axes}
+    assert {title: len(axis.collections) for title, axis in axes.items()} == {
+        "input": 0, "necessity": 2, "sufficiency": 0, "both": 0, "overlay": 0, "legend": 0,
+    }  # fmt: skip
+    (line,) = axes["necessity"].collections[0].get_paths()
+    # half way between the pixels' centres
+    assert line.vertices.min(0).tolist() == [4.5, 2.5]
+    assert line.vertices.max(0).tolist() == [11.5, 6.5]
 
 
 def test_saving(tmp_path: Path) -> None:

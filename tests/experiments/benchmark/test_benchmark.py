@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tqdm import tqdm
 import suny
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import error, memory, python, scale, threads
+from experiments.benchmark.bands import Tiles, coverage, draw, settled
 from experiments.benchmark.certificate import certificate
 from experiments.benchmark.common import as_loaded, explainer, network, photograph
 from experiments.benchmark.library import intervention_costs
@@ -26,10 +28,12 @@ from experiments.command.program import guarded
 from experiments.jobs.machine import forget_peak
 from suny.classifiers.engine import Engine
 from suny.images import filecache
+from suny.images.causal_shapes import CausalShapes
 from suny.images.decode import decode
 from suny.images.demo import Demo
 from suny.images.geometry import Box
 from suny.images.ilsvrc2012 import Ilsvrc2012
+from suny.method.field import FieldExplainer
 from tests.conftest import engine_for, noise
 
 
@@ -43,6 +47,34 @@ def test_the_certificate(tmp_path: Path) -> None:
     for start in range(0, 20, 5):  # 64 orders of 4 players are nearer than 4
         assert float(rows[start + 4][4]) < float(rows[start][4])
         assert all(float(row[3]) <= 2**4 for row in rows[start : start + 5])
+
+
+def test_the_bands_cover_what_they_say(tmp_path: Path) -> None:
+    """On images of known causes, whose network is small: of ten times the budget and other coalitions."""
+    data = CausalShapes(name="causal_shapes", root=str(tmp_path / "shapes"), count=10).load()
+    classifier = network("causal_cnn")
+    engine = Engine.of(classifier)
+    images = [classifier.view(decode(sample.path).image) for sample in data.samples]
+    targets = [int(engine.logits(image[None]).argmax()) for image in images]
+    explainer = FieldExplainer(coalitions=64, fill="zero")
+    tiles = settled(explainer, engine, [(x, c, at) for at, (x, c) in enumerate(zip(images, targets, strict=True))])
+    assert [one.value.shape for one in tiles] == [(2, 28 * 28)] * 10
+    for row in coverage(tiles, 64):
+        assert 0.9 <= row.coverage <= 0.99, row
+    draw(tiles, tmp_path / "bands.png")
+    assert (tmp_path / "bands.png").stat().st_size > 1000
+
+
+def test_the_coverage_is_counted_over_all_tiles() -> None:
+    """Errors of 1, so that the band reaches to 1.96: of the necessity's four tiles three are inside."""
+    error = np.ones((2, 2))
+    one = Tiles(np.array([[0.0, 2.0], [4.0, 1.0]]), error, np.array([[1.9, 4.1], [4.0, 1.0]]))
+    other = Tiles(np.zeros((2, 2)) + 1, error, np.array([[1.0, -0.9], [2.9, 1.0]]))
+    n, s = coverage([one, other], 8)
+    assert (n.coverage, s.coverage) == (0.75, 1.0)
+    assert (n.images, n.tiles, n.coalitions) == (2, 4, 8)
+    # the half width over the largest value: 1.96 / 2 and 1.96 / 1; 1.96 / 4 and 1.96 / 1
+    assert (n.band, s.band) == (pytest.approx(0.75 * 1.95996, rel=1e-4), pytest.approx(0.625 * 1.95996, rel=1e-4))
 
 
 def test_what_the_library_costs_leaves_the_network_alone() -> None:

@@ -14,6 +14,7 @@ from experiments.store.reading import read_result
 from suny.classifiers.classifier import Model
 from suny.explanation import Explainer
 from suny.images.dataset import Dataset
+from suny.method.field import FieldExplainer
 from tests.experiments.store.golden import FILE, ROOT, cell
 
 KNOWN = json.loads(FILE.read_text())
@@ -46,3 +47,11 @@ def test_a_committed_card_hashes_and_composes(folder: Path) -> None:
         assert {k: v for k, v in column_of(metric).items() if k != "class"} == {k: v for k, v in column.items() if k != "class"}
     for group, kind in (("dataset", Dataset), ("model", Model), ("method", Explainer)):
         assert settings_of(group, make_target(card["configuration"][group], group, kind)) == card["identity"][group]
+
+
+def test_settings_that_came_later_leave_a_cell_what_it_is() -> None:
+    """They are named where one of them is not at its default, and then all are."""
+    usual, other = (settings_of("method", FieldExplainer(**keys)) for keys in ({}, {"fill": ["zero", "blur"], "rho": 0.5}))
+    assert set(other) - set(usual) == set(FieldExplainer.added)
+    assert other["rho"] == 0.5
+    assert other["shares"] is None
