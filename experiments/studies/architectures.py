@@ -240,7 +240,7 @@ def tidy(found: Sequence[Crossing]) -> str:
         for name, both in c.pairs.items():
             count = str(len(both.rows))
             add("tau", c, name, count, both.images, both.tau)
-            for first, second, one, other in both.told_apart:
+            for first, second, one, other in both.flips:
                 add("difference on the first", c, name, count, both.images, one, first, second)
                 add("difference on the second", c, name, count, both.images, other, first, second)
         for what, chosen in (("", c), (" without controls", c.without_controls)):
