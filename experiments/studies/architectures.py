@@ -66,10 +66,10 @@ class Crossing:
 
     @functools.cached_property
     def pairs(self) -> dict[str, Crossing]:
-        """Each pair of networks that shares images, by name."""
+        """Each pair of networks that share images and five methods, by name."""
         pairs = itertools.combinations(self.cells, 2)
         found = {" / ".join(pair): Crossing(self.dataset, self.measure, {n: self.cells[n] for n in pair}) for pair in pairs}
-        return {name: both for name, both in found.items() if both.images}
+        return {name: both for name, both in found.items() if both.images and len(both.rows) >= FEWEST}
 
     @functools.cached_property
     def without_controls(self) -> Crossing:
@@ -78,9 +78,7 @@ class Crossing:
 
     @functools.cached_property
     def tau(self) -> Estimate:
-        """Of two networks; nothing of fewer than five methods, no interval of fewer than five images."""
-        if len(self.rows) < FEWEST or not self.images:
-            return Estimate(None, None, None)
+        """Of two networks; no interval of fewer than five images."""
         found = agreement(*self.scores)
         return found if self.images >= FEWEST else Estimate(found.value, None, None)
 
@@ -155,9 +153,10 @@ def markdown(found: Sequence[Crossing]) -> str:
         "# Architectures",
         "The same methods on the same images, network beside network; n: the images that all of a line's cells have. [95% "
         "bootstrap interval over images]: networks and methods are those that there are, not drawn from others. Tau: Kendall's "
-        "tau-b of the methods' order by their means, 1 the same order, -1 the reverse; noise of few images lowers it. Told "
-        "apart: pairs of methods whose difference has an interval without 0 on both networks, not adjusted for the number of "
-        "pairs; flipped: those of which the other one is better on the second network.",
+        "tau-b of the methods' order by their means, 1 the same order, -1 the reverse; noise lowers it, and resampling adds "
+        "some, so that its interval lies low and may not hold it. Told apart: pairs of methods whose difference has an "
+        "interval without 0 on both networks, not adjusted for the number of pairs; flipped: those of which the other one is "
+        "better on the second network.",
     ]
     for dataset in dict.fromkeys(c.dataset for c in found):
         here = [c for c in found if c.dataset == dataset]
@@ -242,7 +241,7 @@ def tidy(found: Sequence[Crossing]) -> str:
         for name, both in c.pairs.items():
             count = str(len(both.rows))
             add("tau", c, name, count, both.images, both.tau)
-            for first, second, one, other in both.told_apart:
+            for first, second, one, other in both.flips:
                 add("difference on the first", c, name, count, both.images, one, first, second)
                 add("difference on the second", c, name, count, both.images, other, first, second)
         for what, chosen in (("", c), (" without controls", c.without_controls)):
