@@ -110,7 +110,7 @@ def test_a_metric_of_ones_own_is_in_table_statistics_and_report(project: Project
     assert project.text("results/runs/tables/statistics.md").count("### half area ↓") == 2
     assert "half\\_area" not in project.text("results/runs/tables/metrics_other_metrics.tex")
     project.call("-m", "experiments.report")
-    assert '"Other metrics"' in project.text("report.html")
+    assert '"Other metrics"' in project.text("results/runs/report.html")
     # a table whose metric is gone is told, and taken away
     stale = project.folder / "results/runs/tables/metrics_gone.md"
     stale.write_text("old")
@@ -129,7 +129,7 @@ def test_the_name_in_latex_comes_from_the_class(project: Project) -> None:
 @pytest.mark.whole
 def test_other_commands_take_the_folder_too(project: Project) -> None:
     project.call("-m", "experiments.explain", "photos/photo0.png", "--config-dir", "my_conf", "method=mine", "model=mynet")
-    assert (project.folder / "photo0-mine.png").is_file()
+    assert (project.folder / "results" / "runs" / "explained" / "photo0-mine.png").is_file()
     (cell,) = (project.folder / "results/runs/mydata/mynet").glob("mine-*")
     told = project.call(
         "-m", "experiments.score", str(cell), "metrics=half_area", "metrics.half_area.level=0.2", SUNY_CONF="my_conf"
