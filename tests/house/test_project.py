@@ -108,6 +108,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pages = {path.stem for path in DOCS.glob("*.md")}
+    assert not pages & {"search", "genindex"}, "Sphinx writes pages of these names"
     assert {path.stem for path in (tmp_path / "site").glob("*.html")} >= pages
     fetched = [
         (page.name, address)
