@@ -394,7 +394,7 @@ def test_the_report_of_a_hostile_cell_has_no_markup_of_it(tmp_path: Path) -> Non
     page = page_of(read_results(tmp_path))
     assert "alert(1)" in page
     assert "<img src=x" not in page
-    assert page.count("<script") == page.count("</script>") == 4  # data, two images, the program
+    assert page.count("<script") == page.count("</script>") == 5  # data, two images, the two programs
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert data is not None
     assert hostile in json.dumps(json.loads(data[1]), ensure_ascii=False).replace('\\"', '"')

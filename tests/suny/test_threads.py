@@ -45,8 +45,8 @@ def fit():
     rows, q = field.draw_coalitions(10, 3, 240, np.random.default_rng(0))
     noise = 0.05 * np.random.default_rng(1).normal(size=240)
     trend = np.stack([np.ones_like(q), q, q * q], 1)
-    found = field.fit_field(rows, rows[:, :20].mean(1) + noise, trend, field.nearness(10), q**2)
-    return found.value, found.error
+    found = field.fit_fields(rows, rows[:, :20].mean(1) + noise, trend, field.nearness(10), q**2)
+    return found.drawn([0])
 
 draws, table = np.random.default_rng(0), np.random.default_rng(0).uniform(size=2**16)
 activation = torch.rand(96, 9, 9, generator=torch.Generator().manual_seed(0)) ** 8
