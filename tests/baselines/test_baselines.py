@@ -418,9 +418,9 @@ def test_a_method_answers_to_the_weights(name: str, small_engine: Engine) -> Non
 
 
 NETWORKS = [
-    ("vgg16", 64),
+    pytest.param("vgg16", 64, marks=pytest.mark.slow),
     ("resnet50", 64),
-    ("inception_v3", 139),
+    pytest.param("inception_v3", 139, marks=pytest.mark.slow),
     ("densenet121", 64),
     ("mobilenet_v3_small", 64),
     ("convnext_tiny", 64),

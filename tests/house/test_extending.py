@@ -93,7 +93,7 @@ def test_the_page_shows_a_pair_of_each_kind() -> None:
     assert len([name for name in names if name.endswith(".py")]) == len([name for name in names if name.endswith(".yaml")]) == 6
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_files_of_the_page_run_in_other_processes(project: Project) -> None:
     cells = sorted(
         p.parent.relative_to(project.folder / "results/runs").as_posix() for p in project.folder.rglob("summary.json")
@@ -102,7 +102,7 @@ def test_the_files_of_the_page_run_in_other_processes(project: Project) -> None:
     assert places == [("mydata", net, m) for net in ("my_resnet18", "mynet") for m in ("center", "gradcam", "mine")]
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_metric_of_ones_own_is_in_table_statistics_and_report(project: Project) -> None:
     table = project.text("results/runs/tables/metrics_other_metrics.md")
     assert "half area ↓" in table
@@ -119,14 +119,14 @@ def test_a_metric_of_ones_own_is_in_table_statistics_and_report(project: Project
     assert not stale.exists()
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_name_in_latex_comes_from_the_class(project: Project) -> None:
     table = project.text("results/runs/tables/metrics_other_metrics.tex")
     assert re.search(r"^Mine-CAM & ", table, re.MULTILINE)
     assert not re.search(r"^mine & ", table, re.MULTILINE)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_other_commands_take_the_folder_too(project: Project) -> None:
     project.call("-m", "experiments.explain", "photos/photo0.png", "--config-dir", "my_conf", "method=mine", "model=mynet")
     assert (project.folder / "results" / "runs" / "explained" / "photo0-mine.png").is_file()
@@ -139,7 +139,7 @@ def test_other_commands_take_the_folder_too(project: Project) -> None:
     assert project.call("see_all.py").strip() == "['center', 'gradcam', 'mine'] half_area"
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_tables_know_the_usual_settings_without_the_folder(project: Project) -> None:
     common = ("dataset=mydata", "model=mynet", "metrics=half_area", "results_dir=powers")
     project.run("-m", "method=mine", "method.power=1.0,2.0", *common)
@@ -149,7 +149,7 @@ def test_tables_know_the_usual_settings_without_the_folder(project: Project) -> 
     assert "mine (power=1.0)" in project.text("powers/tables/cost.md")
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_what_breaks_a_contract_is_one_line_with_class_and_file(project: Project) -> None:
     broken = {
         ("method", "method=low metrics=half_area"): ("my_method", "upsample(low, images.shape[-2:])", "low", "Mine"),

@@ -25,7 +25,7 @@ def bare(program: str) -> subprocess.CompletedProcess[str]:
     return python(f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); {program}", "-S")
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_torchvision_and_grad_cam_import_after_suny() -> None:
     done = python(
         "import suny, torchvision, pytorch_grad_cam; print(torchvision.models.resnet18(weights=None).fc.out_features)"
@@ -33,7 +33,7 @@ def test_torchvision_and_grad_cam_import_after_suny() -> None:
     assert done.stdout.strip() == "1000", done.stderr
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["baselines", "metrics", "experiments"])
 def test_every_package_installs_the_guard_itself(package: str) -> None:
     assert python(f"import {package}, torchvision").returncode == 0
@@ -95,14 +95,14 @@ def test_a_mended_environment_imports_nothing_by_itself(mended: str) -> None:
     assert bare(f"{mended}{asked}; assert 'torch' not in sys.modules").returncode == 0
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_mended_environment_without_suny_is_as_before(mended: str) -> None:
     library = "import sys; sys.path = [p for p in sys.path if 'lib' in p and 'site' not in p]"
     done = python(f"{mended}{library}; import torchvision", "-S")
     assert "ModuleNotFoundError: No module named 'torchvision'" in done.stderr
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_after_torchvision_has_failed_suny_mends_the_same_program() -> None:
     tried = "\ntry:\n    import torchvision\nexcept RuntimeError:\n    pass\nimport suny, torchvision\n"
     done = bare(f"{tried}{_USES}")

@@ -93,7 +93,7 @@ def test_comparisons_are_those_of_scipy(notebook: Any, cells: dict[str, Result],
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_fresh_kernel_gives_the_same_again(notebook: Any) -> None:
     again = executed(notebook)
     for cell, other in zip(code(notebook), code(again), strict=True):

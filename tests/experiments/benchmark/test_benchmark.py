@@ -49,6 +49,7 @@ def test_the_certificate(tmp_path: Path) -> None:
         assert all(float(row[3]) <= 2**4 for row in rows[start : start + 5])
 
 
+@pytest.mark.slow
 def test_the_bands_cover_what_they_say(tmp_path: Path) -> None:
     """On images of known causes, whose network is small: of ten times the budget and other coalitions."""
     data = CausalShapes(name="causal_shapes", root=str(tmp_path / "shapes"), count=10).load()
@@ -201,7 +202,7 @@ def test_the_start(tmp_path: Path) -> None:
     assert (seconds > 0).all()
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_python_interface(tmp_path: Path) -> None:
     out = tmp_path / "figures.csv"
     assert benchmark.main(["python", "models=causal_cnn", "quick=true", f"out={out}"]) == 0

@@ -634,7 +634,7 @@ def test_a_mistake_of_all_cells_is_told_once(cli: Cli, tmp_path: Path) -> None:
     assert count == "failed: 36 of 36 jobs with the same error"
 
 
-@pytest.mark.parametrize("launcher", [(), pytest.param(("hydra/launcher=joblib",), marks=pytest.mark.whole)])
+@pytest.mark.parametrize("launcher", [(), pytest.param(("hydra/launcher=joblib",), marks=pytest.mark.slow)])
 def test_a_note_of_all_cells_is_told_once(cli: Cli, tmp_path: Path, launcher: tuple[str, ...]) -> None:
     for folder in ("cat", "empty"):
         (tmp_path / "data" / folder).mkdir(parents=True)

@@ -56,7 +56,7 @@ class Own({}, Base):
 """
 
 
-@pytest.fixture(params=["a module of one's own", "in a folder of the project"])
+@pytest.fixture(params=["a module of one's own", pytest.param("in a folder of the project", marks=pytest.mark.slow)])
 def put(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Any:
     """Writes a class and its conf file; returns how its cell is computed."""
     number = iter(range(9))

@@ -250,7 +250,7 @@ def test_a_checkpoint_gets_the_arguments_that_published_weights_imply(monkeypatc
 PUBLISHED = [
     ("googlenet", "IMAGENET1K_V1", {"transform_input": True, "init_weights": False}, {"transform_input": True}),
     ("inception_v3", "IMAGENET1K_V1", {"transform_input": True, "init_weights": False}, {"transform_input": True}),
-    ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", {"image_size": 384}, {"image_size": 384}),
+    pytest.param("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", {"image_size": 384}, {"image_size": 384}, marks=pytest.mark.slow),
     ("maxvit_t", "IMAGENET1K_V1", {}, {"input_size": [224, 224]}),
     ("mnasnet0_5", "IMAGENET1K_V1", {}, {}),
     ("densenet121", "IMAGENET1K_V1", {}, {}),

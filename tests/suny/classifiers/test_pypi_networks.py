@@ -149,7 +149,7 @@ def test_an_intervention_costs_the_tail_alone(
     torch.testing.assert_close(many, expected.expand(5), rtol=0, atol=1e-6)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_real_photographs_are_recognised(
     named: tuple[str, Engine], original: Callable[[Tensor], tuple[Tensor, Tensor]], imagenet_sample: Path
 ) -> None:
