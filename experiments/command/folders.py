@@ -64,7 +64,7 @@ def take_own_folder(arguments: Sequence[str]) -> list[str]:
         UserError: there is no such folder, or one of its files has the name of a file of the project, which would hide it.
     """
     global _given
-    _given = None
+    forget_own_folder()
     here = str(Path.cwd())
     if not {"", here} & set(sys.path):
         sys.path.append(here)  # last, so that no file there hides a package
@@ -86,6 +86,12 @@ def take_own_folder(arguments: Sequence[str]) -> list[str]:
         if hidden:
             raise UserError(f"{own / hidden[0]} has the name of this project's conf/{hidden[0].as_posix()}: rename yours.")
     return rest
+
+
+def forget_own_folder() -> None:
+    """Ends what :func:`take_own_folder` began: a program that runs several commands may name another folder in each."""
+    global _given
+    _given = None
 
 
 def own_folder() -> Path | None:

@@ -25,7 +25,7 @@ from experiments.command.configuration import (
     register_on_request,
     register_torchvision,
 )
-from experiments.command.folders import read_conf_files_here, search_path, take_own_folder
+from experiments.command.folders import forget_own_folder, read_conf_files_here, search_path, take_own_folder
 from suny.configured import named
 from suny.errors import UserError
 
@@ -64,6 +64,8 @@ def guarded(program: Callable[[], int], configuration: str = "config") -> int:
             traceback.print_exc()
         complain(known.line)
         return known.exit_code
+    finally:
+        forget_own_folder()
 
 
 @dataclass(frozen=True)

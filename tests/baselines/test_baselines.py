@@ -423,7 +423,7 @@ NETWORKS = [
     pytest.param("inception_v3", 139, marks=pytest.mark.slow),
     ("densenet121", 64),
     ("mobilenet_v3_small", 64),
-    ("convnext_tiny", 64),
+    pytest.param("convnext_tiny", 64, marks=pytest.mark.slow),
     ("regnet_y_400mf", 64),
 ]
 

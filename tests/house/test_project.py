@@ -43,7 +43,7 @@ def test_the_version_is_said_once() -> None:
     assert re.findall(r"^## ([\d.]+)", changelog, re.MULTILINE)[0] == suny.__version__
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_what_the_distributions_hold(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), "."]
     # on a copy: setuptools writes its folders beside the sources
@@ -90,7 +90,7 @@ def test_examples_in_docstrings(name: str) -> None:
     assert not tried.failed
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
     command = [

@@ -74,6 +74,7 @@ def run(program: str, count: int) -> Any:
     return json.loads(ended.stdout)
 
 
+@pytest.mark.slow
 def test_dense_algebra_has_one_thread_and_the_same_bits() -> None:
     alone, several = (run(PROGRAM, count) for count in (1, 2))
     assert alone.pop("policy") == several.pop("policy") == "PASSIVE"  # torch was imported after it was set

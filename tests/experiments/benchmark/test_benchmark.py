@@ -37,7 +37,7 @@ from suny.method.field import FieldExplainer
 from tests.conftest import engine_for, noise
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_certificate(tmp_path: Path) -> None:
     text = certificate(tmp_path / "error.png", torch.device("cpu"), k=4, photographs=1, seeds=3)
     assert (tmp_path / "error.png").stat().st_size > 1000
@@ -99,7 +99,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], argument: str, said: str) 
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.csv"
     assert benchmark.main(["models=causal_cnn", "seconds=0.02", "quick=true", f"out={out}"]) == 0

@@ -204,6 +204,7 @@ def test_speed_and_error(tmp_path: Path) -> None:
 # the parts on a pretended card
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few", "short")
 def test_parts_on_a_pretended_card(tmp_path: Path) -> None:
     """Everything that asks for CUDA by its name, and all devices."""

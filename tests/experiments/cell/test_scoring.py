@@ -174,6 +174,7 @@ def test_the_sanity_experiment(cli: Cli, photos: Path, tmp_path: Path) -> None:
     assert list(stages)[-1] == "_conv_stem"  # everything is random
 
 
+@pytest.mark.slow
 def test_the_protocols_experiment(cli: Cli, photos: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     ended = cli("experiment=protocols", "method=gradcam,center", *FEW, f"dataset.root={photos}", f"results_dir={results}")

@@ -218,7 +218,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *arguments]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_run_continues_to_the_same_summary(cli: Cli, tmp_path: Path, how: signal.Signals) -> None:
     run = ("method=gradcam", "points=3", "metrics=fast")
     assert cli(*run, f"results_dir={tmp_path / 'whole'}").code == 0

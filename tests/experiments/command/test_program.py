@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 import baselines
 import metrics
+from experiments.command.folders import own_folder
+from experiments.command.program import guarded
 from experiments.store.records import CellFolder, read_records
 from suny.classifiers.engine import Engine
 from tests.conftest import Cli, only_error
@@ -168,3 +171,16 @@ def test_a_fault_of_engine_or_store_keeps_its_traceback(
     monkeypatch.setattr(cls, name, fails)
     with pytest.raises(RuntimeError, match="a defect"):
         cli("method=center", "metrics=[deletion]", "points=3", "dataset.limit=1", f"results_dir={tmp_path}")
+
+
+def test_a_folder_of_ones_own_is_that_of_its_command_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path | None] = []
+
+    def program() -> int:
+        seen.append(own_folder())
+        return 0
+
+    for arguments in ([f"--config-dir={tmp_path}"], []):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        assert guarded(program) == 0
+    assert seen == [tmp_path, None]

@@ -64,6 +64,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[Any]]:
     return ever
 
 
+@pytest.mark.slow
 def test_a_sweep_holds_one_cell(cli: Cli, tmp_path: Path, alive: Callable[[], set[Any]]) -> None:
     ended = cli(*SWEEP, "metrics=[auroc,deletion]", "points=3", f"results_dir={tmp_path}")
     assert ended.code == 0, ended.err

@@ -149,7 +149,7 @@ def test_a_shard_that_is_held_keeps_its_folder(tmp_path: Path) -> None:
 # cells
 
 
-@pytest.mark.parametrize("count", [3, 11])  # the last has no image
+@pytest.mark.parametrize("count", [3, pytest.param(11, marks=pytest.mark.slow)])  # the last of 11 has no image
 def test_shards_give_the_bytes_of_the_unsharded_run(cli: Cli, tmp_path: Path, unsharded: dict[str, Any], count: int) -> None:
     ended = cli(*QUICK, f"shards={count}", f"results_dir={tmp_path}")
     assert ended.code == 0, ended.err
@@ -355,7 +355,8 @@ class Killer(Center):
 """
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_killed_job_ends_no_other(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
     (tmp_path / "killer.py").write_text(KILLER)
     (tmp_path / "conf" / "method").mkdir(parents=True)

@@ -444,7 +444,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(fitting, "evaluate", stop)
 
 
-@pytest.mark.parametrize("settings", [(*SMALL, "recipe.epochs=6", "recipe.head=mlp"), FINETUNE])
+@pytest.mark.parametrize(
+    "settings", [(*SMALL, "recipe.epochs=6", "recipe.head=mlp"), pytest.param(FINETUNE, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_continues_to_the_same_weights(
     command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
@@ -473,6 +475,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert "exists and is of another training" in only_error(command(*settings, "seed=1"))
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(command: Cli, birds: Path, tmp_path: Path) -> None:
     settings = (*FINETUNE, "workers=1", "held_back=0.2")
     assert command(*settings, out="whole.safetensors").code == 0

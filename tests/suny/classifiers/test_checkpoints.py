@@ -348,6 +348,7 @@ def test_arguments_that_weights_imply_are_part_of_a_cell(cli: Cli, tmp_path: Pat
     assert "options" not in other
 
 
+@pytest.mark.slow
 def test_a_foreign_vit_says_the_size_of_its_images_by_its_shapes(tmp_path: Path) -> None:
     network = torchvision.models.vit_b_32(weights=None, image_size=64, num_classes=2)
     torch.save(network.state_dict(), tmp_path / "own.pth")
