@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import csv
 import dataclasses
 import functools
 import importlib
@@ -479,3 +480,27 @@ def test_defaults_in_conf_are_those_of_the_class() -> None:
                     wrong.append(f"{group}/{name}: {key}.{setting} is {settings[setting]}, {cls.__name__} has {default}")
     assert not wrong
     assert named - compared == PRESETS, "each class is compared, but for those that have presets alone"
+
+
+def test_the_table_of_three_networks_is_the_committed_benchmark() -> None:
+    with (ROOT / "results/reference/tables/benchmark_suny.csv").open(encoding="utf-8") as file:
+        measured = {(row["network"], row["what"].strip()): float(row["value"]) for row in csv.DictReader(file)}
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    whats = {
+        "network as loaded, one image per pass, images/s": "network as loaded, one image a pass",
+        "network as loaded, in batches, images/s": "network as loaded, the same batch size",
+        "network prepared, images/s, in batches of": "network prepared",
+        "`suny`: time per image": "suny (feature, exact, k = 8): time an image",
+        "`suny`: share of the prepared network's throughput": "suny (feature, exact, k = 8): of the prepared network's throughput",
+        "`suny_filter`: time per image": "suny_filter (exact, k = 8): time an image",
+        "one filter intervention, against one of pytorch-grad-cam's Ablation-CAM": "filter causes are cheaper by",
+        "one masked image, against one of pytorch-grad-cam's Score-CAM": "feature causes are cheaper by",
+    }
+    for said, what in whats.items():
+        row = re.search(rf"^\| {re.escape(said)} \| (.*) \|$", page, re.MULTILINE)
+        assert row, said
+        shown = [re.match(r"[\d.]+", cell) for cell in row[1].split(" | ")]
+        for network, number in zip(("efficientnet_lite0", "resnet50", "vgg16"), shown, strict=True):
+            assert number
+            digits = len(number[0].partition(".")[2])
+            assert float(number[0]) == round(measured[network, what], digits), (said, network)
