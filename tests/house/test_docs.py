@@ -486,12 +486,13 @@ def test_the_table_of_three_networks_is_the_committed_benchmark() -> None:
     with (ROOT / "results/reference/tables/benchmark_suny.csv").open(encoding="utf-8") as file:
         measured = {(row["network"], row["what"].strip()): float(row["value"]) for row in csv.DictReader(file)}
     page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    explained = "suny (feature, exact, k = 8): "
     whats = {
         "network as loaded, one image per pass, images/s": "network as loaded, one image a pass",
         "network as loaded, in batches, images/s": "network as loaded, the same batch size",
         "network prepared, images/s, in batches of": "network prepared",
-        "`suny`: time per image": "suny (feature, exact, k = 8): time an image",
-        "`suny`: share of the prepared network's throughput": "suny (feature, exact, k = 8): of the prepared network's throughput",
+        "`suny`: time per image": f"{explained}time an image",
+        "`suny`: share of the prepared network's throughput": f"{explained}of the prepared network's throughput",
         "`suny_filter`: time per image": "suny_filter (exact, k = 8): time an image",
         "one filter intervention, against one of pytorch-grad-cam's Ablation-CAM": "filter causes are cheaper by",
         "one masked image, against one of pytorch-grad-cam's Score-CAM": "feature causes are cheaper by",
