@@ -24,7 +24,8 @@ _CHROMA = 0.14 * np.array([np.cos(np.radians(65.0)), np.sin(np.radians(65.0))])
 _NECESSITY = np.array([0.35, *-_CHROMA])
 _SUFFICIENCY = np.array([0.35, *_CHROMA])
 
-# from OKLab to the cones' responses, and from these, cubed, to linear sRGB
+# The matrices of OKLab's definition: one takes OKLab to the cube roots of the cones' responses, the other takes these
+# responses to linear sRGB.
 _CONES = np.array(
     [
         [1.0, 0.3963377774, 0.2158037573],

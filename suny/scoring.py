@@ -248,7 +248,7 @@ def _row(
         sufficiency=clean.get("sufficiency"),
         boxes=boxes,
         mask=mask,
-        # what lies upright behind the network's view is not known
+        # Only the view is known here, and not the upright image that it was cut from: places stay as they are.
         frame=Frame(boxes, lambda x, y: (x, y), None if mask is None else mask.cpu().numpy()),
         clean=float(probabilities[target]),
         seed=seed,

@@ -67,7 +67,7 @@ import torch
 lap("import torch")
 import suny
 explain = suny.explain
-# what is imported late, a library of methods among it, is imported by explaining with a tiny network
+# The libraries of methods are imported when one first explains: a tiny network has them imported here.
 tiny = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 2))
 explain(tiny, torch.rand(1, 3, 8, 8), 0, sys.argv[1], "1")
 lap("import suny and the method")

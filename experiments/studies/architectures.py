@@ -130,7 +130,7 @@ def crossings(results: Sequence[Result]) -> list[Crossing]:
                 continue
             protocol = json.dumps([common, name, measure.protocol], sort_keys=True)
             own = json.dumps([v for k, v in result.protocol.items() if k.startswith(_OF_THE_NETWORK)])
-            # of a network with several weights or layers each is a variant
+            # A network may stand in the results with several weights or target layers: each of these is a variant.
             variants = groups.setdefault((result.dataset, protocol), {}).setdefault(result.model, {})
             rows = variants.setdefault(own, {})
             if result.row not in rows or len(result.records) > len(rows[result.row].records):

@@ -25,8 +25,8 @@ else:
     tvf = Later("torchvision.transforms.functional")
 
 
-# Pixels of a resized image up to which it is resized whole. A photograph of 4000 x 3000 pixels has 0.1 million of them; a strip
-# of 1 x 20,000 pixels would have 1300 million, for the few that the crop shows.
+# An image is resized whole if the result has at most so many pixels. A photograph of 4000 x 3000 pixels becomes 0.1 million
+# pixels. A strip that is 1 pixel wide and 20,000 high would become 1300 million, and the crop shows few of them.
 _MOST_RESIZED = 2**24
 
 
