@@ -544,15 +544,6 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_json(value: Any) -> bool:
-    """Whether a record can hold a value."""
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_json, value))
-    return value is None or isinstance(value, str | int | float)
-
-
 def parts_in_view(view: View, sample: Sample, size: tuple[int, int]) -> list[Part]:
     """The sample's parts in pixels of the view; those that the crop loses are left out.
 
