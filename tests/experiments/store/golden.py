@@ -1,6 +1,6 @@
 """What the committed cells say, in a form in which no number can change unseen: the records of each, column by column.
 
-    python -m tests.experiments.store.golden      writes tests/experiments/store/golden_cells.json anew from results/
+    python -m tests.experiments.store.golden      writes tests/experiments/store/golden_cells.json anew from results/reference
 
 A cell is known here by the hash that it was first committed with, whatever it is called now.
 """
@@ -17,6 +17,8 @@ import suny  # noqa: F401 - before anything imports torchvision
 from experiments.store.reading import Result, read_result
 
 ROOT = Path(__file__).resolve().parents[3]
+# A user's own cells lie beside these, in results/runs: the README's first command makes one.
+REFERENCE = ROOT / "results" / "reference"
 FILE = Path(__file__).with_name("golden_cells.json")
 
 
@@ -54,7 +56,7 @@ def _digest(value: Any) -> str:
 
 
 def main() -> None:
-    folders = sorted(card.parent for card in (ROOT / "results").rglob("card.yaml"))
+    folders = sorted(card.parent for card in REFERENCE.rglob("card.yaml"))
     found = {(r := read_result(folder)).card["hash"][:8]: cell(r) for folder in folders}
     FILE.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(found[k])}" for k in sorted(found)) + "\n}\n")
 

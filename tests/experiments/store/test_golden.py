@@ -1,4 +1,4 @@
-"""No committed number changes: every cell in results/ says what it said when it was committed."""
+"""No committed number changes: every cell in results/reference says what it said when it was committed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from suny.classifiers.classifier import Model
 from suny.explanation import Explainer
 from suny.images.dataset import Dataset
 from suny.method.field import FieldExplainer
-from tests.experiments.store.golden import FILE, ROOT, cell
+from tests.experiments.store.golden import FILE, REFERENCE, cell
 
 KNOWN = json.loads(FILE.read_text())
-CARDS = {card.parent: yaml.safe_load(card.read_text()) for card in (ROOT / "results").rglob("card.yaml")}
+CARDS = {card.parent: yaml.safe_load(card.read_text()) for card in REFERENCE.rglob("card.yaml")}
 # The cells by the hashes that they were first committed with: metrics of one cell were committed as several cells once.
 FOLDERS = {digest[:8]: folder for folder, card in CARDS.items() for digest in card.get("migrated_from", [card["hash"]])}
 
